@@ -40,7 +40,9 @@ class NeededEntries:
 
 
 def need(conn: Connection, run: Run, needed: NeededEntries) -> None:
-    """Link the run to shards with all its entries; missing and failed ones are due to be built.
+    """Link the run to shards with all its entries; those that no shard has go into new ones.
+
+    So do entries of a shard that failed: what made it fail may be a picture that this run lacks.
 
     Raises DatabaseBusyError where other runs that need the same entries were admitted each time.
     """
@@ -48,15 +50,16 @@ def need(conn: Connection, run: Run, needed: NeededEntries) -> None:
     digests = sorted(set(needed.digests))
     for _ in range(_TRIES):
         locked = _lock_shards(conn, run, _shards_with(conn, run.tenant_id, digests).values())
-        found = {  # read again: meanwhile an entry may have been left out of its shard
-            digest: shard
-            for digest, shard in _shards_with(conn, run.tenant_id, digests).items()
-            if shard in locked
-        }
+        # Read again: meanwhile an entry may have been left out of its shard.
+        placed = _shards_with(conn, run.tenant_id, digests)
+        found = {digest: shard for digest, shard in placed.items() if locked.get(shard) is True}
+        failed = [digest for digest, shard in placed.items() if locked.get(shard) is False]
         missing = [digest for digest in digests if digest not in found]
         shards = sorted(needed.shards_of(frozenset(missing)), key=lambda shard: shard.digest)
         try:
             with conn.transaction():  # undone where another run was quicker
+                for some in _batches(failed):
+                    conn.execute(_TAKE_OUT, (run.tenant_id, list(some)))
                 _insert(conn, run, shards)
         except _TakenError:
             continue
@@ -83,25 +86,27 @@ def _shards_with(conn: Connection, tenant_id: str, digests: Sequence[str]) -> di
 
 
 # Locked in the order of digests, so that two runs with the same shards cannot deadlock. Who takes a
-# shard away locks it, too. A shard that failed for another run is tried again.
+# shard away locks it, too.
 _LOCK: Final = """
-SELECT digest FROM cache_shards WHERE tenant_id = %s AND digest = ANY(%s)
+SELECT digest, status <> 'failed' FROM cache_shards WHERE tenant_id = %s AND digest = ANY(%s)
 ORDER BY digest FOR UPDATE
 """
-_RETRY: Final = """
-UPDATE cache_shards SET status = 'pending', attempts = 0, error = NULL,
-    ring_after = clock_timestamp(), created_at = clock_timestamp()
-WHERE tenant_id = %s AND digest = ANY(%s) AND status = 'failed'
+_TAKE_OUT: Final = """
+DELETE FROM cache_entries USING cache_shards
+WHERE cache_entries.tenant_id = %s AND cache_entries.digest = ANY(%s)
+    AND cache_shards.tenant_id = cache_entries.tenant_id
+    AND cache_shards.digest = cache_entries.shard AND status = 'failed'
 """
 
 
-def _lock_shards(conn: Connection, run: Run, shards: Iterable[str]) -> set[str]:
-    """Those of the shards that still exist; they are locked, and stay until the commit."""
-    existing: set[str] = set()
+def _lock_shards(conn: Connection, run: Run, shards: Iterable[str]) -> dict[str, bool]:
+    """Those of the shards that still exist → whether they are built, or will be.
+
+    They are locked, and stay until the commit.
+    """
+    existing: dict[str, bool] = {}
     for some in _batches(sorted(set(shards))):
-        facts = (run.tenant_id, list(some))
-        existing.update(digest for (digest,) in conn.execute(_LOCK, facts))
-        conn.execute(_RETRY, facts)
+        existing.update(conn.execute(_LOCK, (run.tenant_id, list(some))).fetchall())
     return existing
 
 
@@ -111,7 +116,7 @@ SELECT %(tenant_id)s, digest, kind, spec::jsonb, %(base_model)s, clock_timestamp
 FROM unnest(%(digests)s::text[], %(kinds)s::text[], %(specs)s::text[]) AS new (digest, kind, spec)
 ORDER BY digest
 ON CONFLICT (tenant_id, digest) DO UPDATE SET status = 'pending', attempts = 0, error = NULL,
-    ring_after = clock_timestamp(), created_at = clock_timestamp()
+    spec = EXCLUDED.spec, ring_after = clock_timestamp(), created_at = clock_timestamp()
     WHERE cache_shards.status = 'failed'
 """
 _INSERT_ENTRIES: Final = """

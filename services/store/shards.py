@@ -101,8 +101,10 @@ RETURNING true
 def done(conn: Connection, tenant_id: str, digest: str, shard: CachedShard) -> None:
     """Record that the shard is stored with this manifest. Idempotent."""
     facts = (shard.manifest_sha256, shard.size_bytes, tenant_id, digest)
+    # The shard before its entries, as everywhere: they could deadlock otherwise.
+    is_new = conn.execute(_DONE, facts).fetchone() is not None
     cache_entries.set_sizes(conn, tenant_id, digest, shard.entries)
-    if conn.execute(_DONE, facts).fetchone() is not None:
+    if is_new:
         notify(conn, WORK)
 
 

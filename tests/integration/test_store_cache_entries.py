@@ -235,25 +235,48 @@ def test_a_claim_names_the_entries_and_their_sizes(tenant_db: TenantDatabase) ->
     assert {size for shard in claim.shards for size in shard.entries.values()} == {9}
 
 
-def test_a_shard_that_failed_is_tried_again_for_the_next_run(tenant_db: TenantDatabase) -> None:
-    first = admit(tenant_db, needed_entries(index_of(range(3))))
-    with tenant_db.database.transaction() as conn:
-        for digest in tenant_db.shards_of(first):
-            work = shards.take(conn, tenant_db.tenant_id, digest)
+def fail_all(db: TenantDatabase, run_id: str) -> None:
+    """All shards of the run fail, and so does the run."""
+    with db.database.transaction() as conn:
+        for digest in db.shards_of(run_id):
+            work = shards.take(conn, db.tenant_id, digest)
             assert work is not None
             shards.failed(conn, work, failure(retryable=False))
-    with tenant_db.database.transaction() as conn:
-        admission.end_caching(conn, first)
-    assert tenant_db.run(first).status == "failed"
+    with db.database.transaction() as conn:
+        admission.end_caching(conn, run_id)
+    assert db.run(run_id).status == "failed"
+
+
+def test_a_shard_that_failed_is_tried_again_for_the_next_run(tenant_db: TenantDatabase) -> None:
+    first = admit(tenant_db, needed_entries(index_of(range(3))))
+    fail_all(tenant_db, first)
     before = packed(tenant_db)
 
-    second = admit(tenant_db, needed_entries(index_of(range(2))))
+    second = admit(tenant_db, needed_entries(index_of(range(3))))
 
     assert packed(tenant_db) == before
     assert tenant_db.shards_of(second) == dict.fromkeys(before, "pending")
     with tenant_db.database.transaction() as conn:
         tries = [shards.take(conn, tenant_db.tenant_id, digest) for digest in before]
     assert [work and work.attempts for work in tries] == [1] * len(before)
+
+
+def test_a_picture_that_cannot_be_encoded_fails_no_run_without_it(
+    tenant_db: TenantDatabase,
+) -> None:
+    """Picture 2 makes its shard fail; a run with the others needs nothing that names it."""
+    fail_all(tenant_db, admit(tenant_db, needed_entries(index_of(range(3)))))
+    good = index_of(range(2))
+
+    second = admit(tenant_db, needed_entries(good))
+
+    assert set(tenant_db.shards_of(second).values()) == {"pending"}
+    assert linked(tenant_db, second) == digests_of(good)
+    with tenant_db.database.transaction() as conn:
+        for digest in tenant_db.shards_of(second):
+            work = shards.take(conn, tenant_db.tenant_id, digest)
+            assert work is not None
+            assert set(ShardSpec.model_validate(work.spec).digests()) <= digests_of(good)
 
 
 def test_a_run_that_is_admitted_again_forgets_the_shards_of_its_older_index(
