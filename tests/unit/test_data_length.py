@@ -71,7 +71,7 @@ def counted_ends(identity: Identity, index: DataIndex, steps: int, every: int) -
     return list(dict.fromkeys(ends))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 @given(datasets(), st.data(), st.sampled_from((1, 2)), st.integers(1, 4))
 def test_the_steps_are_those_that_visit_every_epoch(
     data: tuple[tuple[Backend, ...], DataIndex], draw: st.DataObject, order: int, epochs: int

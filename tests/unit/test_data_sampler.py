@@ -103,7 +103,7 @@ mixtures = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(datasets(), mixtures, st.integers(0, 3))
 def test_an_epoch_visits_every_sample_as_often_as_asked(
     data: tuple[tuple[Backend, ...], DataIndex],
@@ -165,7 +165,7 @@ def windowed(data: st.DataObject, backends: Sequence[Backend]) -> tuple[Backend,
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(datasets(), st.data(), orders)
 def test_interruptions_and_other_numbers_of_ranks_change_nothing(
     data: tuple[tuple[Backend, ...], DataIndex], draw: st.DataObject, order: int
@@ -197,7 +197,7 @@ def test_interruptions_and_other_numbers_of_ranks_change_nothing(
     assert sorted(seen, key=lambda batch: batch.index) == unbroken
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(datasets(), st.integers(0, 2**31), st.permutations(range(12)), orders)
 def test_any_order_of_asking_gives_the_same(
     data: tuple[tuple[Backend, ...], DataIndex], seed: int, asked: list[int], order: int
@@ -211,7 +211,7 @@ def test_any_order_of_asking_gives_the_same(
     assert [found[i] for i in range(12)] == expected
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(datasets(), st.data(), st.randoms(use_true_random=False))
 def test_names_and_positions_and_the_order_of_backends_do_not_count(
     data: tuple[tuple[Backend, ...], DataIndex], draw: st.DataObject, random: Any

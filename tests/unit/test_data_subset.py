@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.config_examples import TINY_CONFIG, import_small
@@ -36,6 +36,7 @@ def chosen(most: int, files: Sequence[FileItem]) -> list[FileItem]:
     return [file for file in files if file.path in paths]
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=40), st.integers(1, 50))
 def test_the_number_is_kept_and_the_names_do_not_count(contents: list[int], most: int) -> None:
     one = chosen(most, items(contents))
