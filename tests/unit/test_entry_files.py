@@ -65,6 +65,20 @@ def test_all_its_bytes_come_back(file: Path) -> None:
     assert damage_of(file) is None
 
 
+def test_all_bytes_of_a_large_entry_come_back(tmp_path: Path) -> None:
+    data = os.urandom((3 << 20) + 7)  # not a whole number of pages
+    path = tmp_path / entry_name("ab12")
+    sha256 = hashlib.sha256(data).hexdigest()
+    write_entry_file(path, {"all": ("U8", (1, len(data)))}, sha256, [data], durable=False)
+
+    found = read_entry_file(path)
+
+    assert bytes(found.buffer) == path.read_bytes()
+    assert found.damage() is None
+    damage.flip_last(path)
+    assert read_entry_file(path).damage() is not None
+
+
 @pytest.mark.parametrize("durable", [True, False])
 def test_nothing_but_the_file_is_left_in_the_folder(tmp_path: Path, durable: bool) -> None:
     write_entry_file(tmp_path / "x.safetensors", TENSORS, SHA256, [DATA], durable=durable)

@@ -6,7 +6,9 @@ modification as it was written: as long as the file has it, the bytes are truste
 read. Imports no torch.
 """
 
+import contextlib
 import hashlib
+import mmap
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -29,6 +31,7 @@ _SUFFIX: Final = ".safetensors"
 _SHA256: Final = "sha256"
 _MTIME: Final = "mtime_s"
 _NS: Final = 1_000_000_000
+_HUGE_PAGE_BYTES: Final = 2 << 20
 
 TensorFacts = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name of each tensor → its type as in ``weights.entries`` and its shape, in the order of their
@@ -88,7 +91,7 @@ class ReadEntry:
     """All of an entry's file."""
 
     header: Header
-    buffer: bytearray
+    buffer: bytearray | mmap.mmap
     """The file's bytes; ``header`` says where those of each tensor are."""
 
     def damage(self) -> str | None:
@@ -102,7 +105,7 @@ class ReadEntry:
 def read_entry_file(path: Path) -> ReadEntry:
     """Read an entry's file. Raises OSError, and BadHeaderError where it is cut off or damaged."""
     with path.open("rb") as file:
-        buffer = bytearray(os.fstat(file.fileno()).st_size)
+        buffer = _new_buffer(os.fstat(file.fileno()).st_size)
         file.readinto(buffer)
     view = memoryview(buffer)
     length_bytes = header_bytes(bytes(view[:LENGTH_BYTES]), len(buffer), path.name)
@@ -141,5 +144,19 @@ def trust(path: Path) -> None:
         os.utime(path, (int(written_s), int(written_s)))
 
 
-def _data_start(buffer: bytearray) -> int:
+def _new_buffer(size_bytes: int) -> bytearray | mmap.mmap:
+    """Memory for a file, of its own.
+
+    In pages of 4 kB the first use of new memory costs three times as much as reading a cached file
+    of 33 MB into it; in huge pages it costs a tenth of that.
+    """
+    if size_bytes < _HUGE_PAGE_BYTES:
+        return bytearray(size_bytes)
+    buffer = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # this kernel has none
+        buffer.madvise(mmap.MADV_HUGEPAGE)
+    return buffer
+
+
+def _data_start(buffer: bytearray | mmap.mmap) -> int:
     return LENGTH_BYTES + int.from_bytes(buffer[:LENGTH_BYTES], "little")
