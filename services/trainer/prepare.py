@@ -79,6 +79,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
             index=index,
             base_model_dir=str(base_dir),
             shards_dir=str(shards_dir),
+            entries_are_checked=True,
             output_dir=str(output_dir),
             resume_from=None if checkpoint is None else str(_resume_dir(folder, checkpoint)),
             start_from=None if start_dir is None else str(start_dir),

@@ -124,6 +124,23 @@ def test_a_file_is_compared_with_its_digest_once_by_all_threads_of_a_process(
     assert compared == [file.stat().st_size]
 
 
+def test_what_the_writer_has_compared_is_not_compared_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(file)
+    compared: list[int] = []
+    monkeypatch.setattr(ReadEntry, "damage", lambda entry: compared.append(len(entry.buffer)))
+    folder = EntryFolder(file.parent, are_checked=True)
+
+    for each in (folder, folder.beside(lambda _: None)):
+        assert each.read(DIGEST, "text").keys() == tensors().keys()
+    damage.truncate(file)
+    with pytest.raises(ShardCorruptError, match="is damaged"):
+        folder.read(DIGEST, "text")
+
+    assert not compared
+
+
 def test_reading_waits_for_the_file_and_says_so(file: Path) -> None:
     asked = threading.Event()
     wanted: list[str] = []

@@ -77,23 +77,27 @@ class EntryFolder:
     """Entries in a local folder that another process fills.
 
     Writers rename a finished file to its final name, so an existing file is complete. The bytes of
-    a file are compared with its digest when this process reads it for the first time. No file stays
-    open, so a deleted one takes no space. It serves one thread.
+    a file are compared with its digest when this process reads it for the first time, unless the
+    writer has just done so. No file stays open, so a deleted one takes no space. It serves one
+    thread.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
+        are_checked: bool = False,
         wait_s: float = 600.0,
         while_waiting: Callable[[str], None] | None = None,
     ) -> None:
         """Args:
+        are_checked: whether the writer compares the bytes of each entry with its digest.
         wait_s: the longest wait for one entry.
         while_waiting: called about 50 times a second with the digest of the missing entry; it may
             raise to end the wait, for example when a stop is requested.
         """
         self._folder = folder
+        self._are_checked = are_checked
         self._wait_s = wait_s
         self._while_waiting = while_waiting
         self._waits_s: list[float] = []
@@ -107,7 +111,12 @@ class EntryFolder:
 
     def beside(self, while_waiting: Callable[[str], None]) -> "EntryFolder":
         """The same folder for another thread; its waits count here too."""
-        other = EntryFolder(self._folder, wait_s=self._wait_s, while_waiting=while_waiting)
+        other = EntryFolder(
+            self._folder,
+            are_checked=self._are_checked,
+            wait_s=self._wait_s,
+            while_waiting=while_waiting,
+        )
         other._waits_s = self._waits_s
         other._verified = self._verified
         return other
@@ -131,7 +140,7 @@ class EntryFolder:
                 raise _damaged(path, str(error)) from error
             break
         seen = digest, facts.st_ino, facts.st_mtime_ns
-        if seen not in self._verified:
+        if not self._are_checked and seen not in self._verified:
             if (why := found.damage()) is not None:
                 raise _damaged(path, why)
             self._verified.add(seen)

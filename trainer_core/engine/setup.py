@@ -192,7 +192,12 @@ def _entries(job: Job, control: Control) -> EntryFolder:
         request_entry(job, digest)
         control.check_stop()
 
-    return EntryFolder(Path(job.shards_dir), wait_s=job.shard_wait_s, while_waiting=wait)
+    return EntryFolder(
+        Path(job.shards_dir),
+        are_checked=job.entries_are_checked,
+        wait_s=job.shard_wait_s,
+        while_waiting=wait,
+    )
 
 
 def request_entry(job: Job, digest: str) -> None:

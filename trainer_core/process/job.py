@@ -27,6 +27,9 @@ class Job(Frozen):
     """``described_files`` of the base model, in a local run; for messages only."""
     shards_dir: str
     """Where the cache entries are; a supervisor writes them there as the sampler needs them."""
+    entries_are_checked: bool = False
+    """Whether the supervisor compares each entry with its digest while it writes it, so that this
+    process need not. In a local run entries lie there for long."""
     output_dir: str
     resume_from: str | None
     """Folder of the checkpoint to resume from; None: start at step 0."""
