@@ -5,7 +5,7 @@ STAMP := .venv/.deps-$(shell cat requirements.lock pyproject.toml | sha256sum | 
 # Two at a time, file by file: most tests wait for a process of their own. One thread each: two that
 # spin on two busy cores take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -p tests.support.tiers -n 2 --dist loadfile
-# Cases of `make bench-step` and `make bench-service`, by name; benchmarks/README.md has them.
+# Cases of `make bench-step`, `make bench-service` and `make bench-cache`, by name; benchmarks/README.md has them.
 CASES := *
 # Of `make faults`: the seed of the schedule, and for how long faults are injected. BUG=fence and
 # BUG=lease remove a guard in a copy of the code; the check must find that. `make fuzz` takes the seed, too.
@@ -16,7 +16,7 @@ EXAMPLES := 100
 TIERS := tests/unit tests/contract tests/integration tests/e2e tests/faults tests/security
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo openapi check test test-deep test-gpu faults fuzz bench-step bench-service bench-index up
+.PHONY: help deps demo openapi check test test-deep test-gpu faults fuzz bench-step bench-service bench-index bench-cache up
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -68,3 +68,13 @@ bench-service: $(STAMP) ## Time the control plane: submits, admission, fairness,
 
 bench-index: $(STAMP) ## Time the index of 25,000, 50,000 and 100,000 pictures, from headers
 	$(PYTHON) -m benchmarks.data.indexing
+
+# WebDataset and mosaicml-streaming are no dependencies: they get an environment of their own. Where
+# they cannot be fetched, the lines name them as skipped, and the next call tries again.
+PEERS := .cache/bench-cache-peers
+$(PEERS)/.made: benchmarks/cache/peers.txt
+	@rm -rf $(PEERS) && $(PYTHON) -m venv $(PEERS)
+	@if $(PEERS)/bin/pip install --quiet -r $<; then touch $@; else echo "left out: the peers" >&2; fi
+
+bench-cache: $(STAMP) $(PEERS)/.made ## Time the way of cached records to a training process, ours and peers' (CASES)
+	$(PYTHON) -m benchmarks.cache --output bench-cache.jsonl --peers $(PEERS)/bin/python --cases '$(CASES)'
