@@ -1,7 +1,9 @@
 """Fetches cache entries of a held run from the object store, each checked."""
 
 import threading
+from collections import OrderedDict
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -13,6 +15,9 @@ from services.trainer.intact import intact
 
 log = structlog.get_logger(__name__)
 
+_CONTENTS: Final = 1000
+"""Of shards, which are kept in memory: about 100 kB each at most."""
+
 
 class EntryFetcher:
     """The entries of a run in the shards of its claim; serves several threads."""
@@ -22,7 +27,9 @@ class EntryFetcher:
         self._held = held
         self._folder = folder
         self._shards = {digest: shard for shard in held.claim.shards for digest in shard.entries}
-        self._contents: dict[str, ShardContents] = {}
+        self._contents: OrderedDict[str, ShardContents] = OrderedDict()
+        """Of the shards that were read last."""
+        self._reading = threading.Lock()
         self._rebuilding = threading.Lock()
 
     def size_bytes(self, digest: str) -> int:
@@ -47,10 +54,17 @@ class EntryFetcher:
             raise infra_failed("shard_corrupt", message)
 
     def _contents_of(self, shard: CachedShard) -> ShardContents:
-        if shard.digest not in self._contents:
+        with self._reading:
+            found = self._contents.get(shard.digest)
+        if found is None:
             objects, tenant_id = self._held.context.objects, self._held.claim.tenant_id
-            self._contents[shard.digest] = get_contents(objects, tenant_id, shard)
-        return self._contents[shard.digest]
+            found = get_contents(objects, tenant_id, shard)
+        with self._reading:
+            self._contents[shard.digest] = found
+            self._contents.move_to_end(shard.digest)
+            if len(self._contents) > _CONTENTS:
+                self._contents.popitem(last=False)
+        return found
 
     def _rebuild(self, shard: CachedShard) -> None:
         held = self._held

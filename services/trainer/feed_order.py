@@ -18,6 +18,7 @@ class FeedOrder:
         self._index = index
         self._sampler = sampler
         self._per_step = micro_batches_per_step
+        self._digests_of_run = frozenset(entry.digest for entry in index.entries)
         self._first = 0
         self._ahead: deque[tuple[str, ...]] = deque()
         """Of each micro-batch from ``_first`` on, the entries that it needs."""
@@ -26,6 +27,10 @@ class FeedOrder:
     def num_entries(self) -> int:
         """Of the run."""
         return len(self._index.entries)
+
+    def has(self, digest: str) -> bool:
+        """Whether the run has an entry of this digest."""
+        return digest in self._digests_of_run
 
     def digests_from(self, step: int) -> Iterator[str]:
         """Digests of all entries, each once, by first use after ``step`` steps."""

@@ -254,6 +254,8 @@ class Feeder:
             self._soon = None
         for path in self._wanted_folder.iterdir():
             digest = path.name
+            if not self._order.has(digest):
+                continue
             if not (self._folder / entry_name(digest)).exists():
                 self._held.gone(digest)  # it was damaged, and the process deleted it
             if digest not in self._wanted:
