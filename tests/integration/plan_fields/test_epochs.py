@@ -51,3 +51,27 @@ def test_a_resumed_run_in_epochs_equals_the_unbroken_one(environment: Environmen
 
     with pytest.raises(CheckpointError, match="num_train_epochs: 3 here, 2 in the checkpoint"):
         environment.run_locally(plan_of(environment, num_train_epochs=3), broken)
+
+
+def test_a_run_goes_on_over_the_start_and_the_end_of_backends(environment: Environment) -> None:
+    """Cats end after step 3 and dogs start at step 3; the run is stopped before, and after."""
+    plan = environment.plan(
+        Files(
+            config={**EPOCHS, "max_train_steps": 6, "num_train_epochs": None},
+            cats={"repeats": 1, "end_step": 3},
+            others=[{**DOGS, "start_step": 3}],
+        )
+    )
+    whole = environment.run_locally(plan, environment.new_folder())
+    broken = environment.new_folder()
+
+    environment.run_locally(plan, broken, until=2)
+    rest = environment.run_locally(plan, broken)
+
+    assert whole.reported("step", "step") == [1, 2, 3, 4, 5, 6]
+    # Two steps have 6 of cats' batches: an epoch of 4 and a part. With step 3 a second epoch of
+    # both begins, of 5 batches, and with step 4 that of the dog alone, of one batch.
+    assert whole.reported("step", "epoch") == [0, 1, 1, 3, 6, 9]
+    ends = [run.folder / f"checkpoints/step-{6:08d}" for run in (whole, rest)]
+    states = [(end / "state.safetensors").read_bytes() for end in ends]
+    assert states[0] == states[1]
