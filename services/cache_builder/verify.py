@@ -43,7 +43,7 @@ from trainer_core.process.requests import InspectReply, InspectRequest
 
 log = structlog.get_logger(__name__)
 
-RULES: Final = 1
+RULES: Final = 2
 """The number of the rules in here: which files are good, and what is noted of them. Raise it with
 every change of them (formats, limits, what a caption may be), so that what was found good by other
 rules is verified again when a new dataset lists it."""
@@ -232,7 +232,7 @@ class Verifier:
         request = InspectRequest(inputs={path: str(local) for path, local in images.items()})
         reply = self.inspector.request(request, InspectReply)
         facts = [
-            FileFacts(path=path, width_px=fact.width_px, height_px=fact.height_px)
+            FileFacts(path=path, width_px=fact.width_px, height_px=fact.height_px, lit=fact.lit)
             for path, fact in reply.facts.items()
         ]
         return facts, [

@@ -15,6 +15,7 @@ from services.domain.errors import NotFoundError
 from services.domain.ids import new_id
 from services.domain.media import Media
 from services.store.database import WORK, Connection, columns_of, notify
+from trainer_core.data.mask_levels import Lit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +62,8 @@ class DatasetFile:
     width_px: int | None
     """As displayed (EXIF orientation applied); None until verified, and for other files."""
     height_px: int | None
+    lit: Lit | None
+    """What of an image is above black; None until verified, by versions before, and for others."""
     text: str | None
     """Content of a caption file; None until verified, and for other files."""
 
@@ -72,6 +75,7 @@ class FileFacts:
     path: str
     width_px: int | None = None
     height_px: int | None = None
+    lit: Lit | None = None
     text: str | None = None
 
 

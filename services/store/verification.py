@@ -106,20 +106,25 @@ class NextFile(DatasetFile):
     def facts(self) -> FileFacts:
         """What is known of it."""
         return FileFacts(
-            path=self.path, width_px=self.width_px, height_px=self.height_px, text=self.text
+            path=self.path,
+            width_px=self.width_px,
+            height_px=self.height_px,
+            lit=self.lit,
+            text=self.text,
         )
 
 
 # The files in the order of the primary key, so that reading may stop after any of them. A content
 # that is damaged is verified anew (``forget``).
 _NEXT_FILES: Final = """
-SELECT path, media, size_bytes, sha256, known.width_px, known.height_px, known.text, known_from
+SELECT path, media, size_bytes, sha256, known.width_px, known.height_px, known.lit, known.text,
+    known_from
 FROM dataset_files AS file LEFT JOIN LATERAL (
-    SELECT NULL::integer AS width_px, NULL::integer AS height_px, NULL AS text,
+    SELECT NULL::integer AS width_px, NULL::integer AS height_px, NULL AS lit, NULL AS text,
         'row' AS known_from
     WHERE file.verified_by = %(rules)s
     UNION ALL
-    SELECT same.width_px, same.height_px, same.text, 'content'
+    SELECT same.width_px, same.height_px, same.lit, same.text, 'content'
     FROM dataset_files AS same JOIN datasets USING (dataset_id)
     WHERE same.tenant_id = %(tenant_id)s AND same.sha256 = file.sha256
         AND same.media = file.media AND same.size_bytes = file.size_bytes
@@ -158,7 +163,7 @@ RETURNING {columns}
 """).format(columns=_COLUMNS)
 _SET_FACTS: Final = """
 UPDATE dataset_files SET width_px = (found ->> 1)::integer, height_px = (found ->> 2)::integer,
-    text = found ->> 3, verified_by = (found ->> 4)::integer
+    lit = found ->> 3, text = found ->> 4, verified_by = (found ->> 5)::integer
 FROM json_array_elements(%(found)s::json) AS found
 WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND path = found ->> 0
 """
@@ -195,8 +200,8 @@ def record(
         # What older rules found in one that is bad by these does not stay.
         bad = {file.path for file in batch if file.known_from is None} - {f.path for f in facts}
         found = [
-            *((f.path, f.width_px, f.height_px, f.text, rules) for f in good),
-            *((path, None, None, None, None) for path in bad),
+            *((f.path, f.width_px, f.height_px, f.lit, f.text, rules) for f in good),
+            *((path, None, None, None, None, None) for path in bad),
         ]
         if found:
             conn.execute(_SET_FACTS, {**_key(work), "found": json.dumps(found)})

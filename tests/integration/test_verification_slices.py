@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from tests.support.failing_store import FailingStore, store_in
 from tests.support.runs import TenantDatabase
 from tests.support.verifying import open_verifier
 from tests.support.waiting import wait_until
+from trainer_core.config.plan import plain_backend
+from trainer_core.data.listed import items_of
 
 BATCH = 32
 OFFER = timedelta(seconds=10)
@@ -314,3 +317,44 @@ def test_a_damaged_upload_is_deleted_so_that_it_can_be_sent_again(
     rejected = seen(ada, dataset_id)
     assert [error["code"] for error in rejected.errors] == ["sha256_mismatch"]
     assert store.size(key) is None
+
+
+def test_a_black_mask_is_known_before_it_is_encoded(
+    ada: TenantDatabase, store: FailingStore, verifier: Verifier
+) -> None:
+    painted = {
+        "a.png": Image.new("L", (64, 48), 200),
+        "b.jpg": Image.new("L", (64, 48)),
+        "c.png": Image.new("RGB", (64, 48), "blue"),
+        "d.png": Image.new("LA", (64, 48), (255, 0)),
+    }
+    files = []
+    for name, image in painted.items():
+        body = io.BytesIO()
+        image.save(body, "JPEG" if name.endswith("jpg") else "PNG")
+        content, sha256 = body.getvalue(), hashlib.sha256(body.getvalue()).hexdigest()
+        store.put_bytes(upload_key(ada.tenant_id, sha256), content)
+        files.append(NewFile(path=name, media="image", size_bytes=len(content), sha256=sha256))
+    masks = plain_backend("m", role="mask", caption_strategy="filename")
+
+    for _ in range(2):  # what the second one has is known from the first one
+        with ada.database.transaction() as conn:
+            dataset_id = datasets.create(conn, ada.tenant_id, "masks", files).dataset_id
+            datasets.complete(conn, ada.tenant_id, dataset_id)
+        while seen(ada, dataset_id).status == "verifying":
+            verifier.answer_ring(ada.tenant_id, dataset_id)
+        with ada.database.transaction() as conn:
+            rows = datasets.files(conn, ada.tenant_id, dataset_id)
+
+        assert [row.lit for row in rows] == ["red", "nothing", "other", "nothing"]
+        by_red = items_of(masks.model_copy(update={"mask_kind": "mask"}), rows)
+        by_all = items_of(masks.model_copy(update={"mask_kind": "segmentation"}), rows)
+        assert [item.path for item in by_red.items] == ["a.png"]
+        assert [item.path for item in by_all.items] == ["a.png", "c.png"]
+        assert by_all.notes == [
+            "m: 2 of 4 images cannot be used and are left out.",
+            "m: b.jpg: the mask is black everywhere; paint in white what is to be learnt",
+            "m: d.png: the mask is black everywhere; paint in white what is to be learnt",
+        ]
+        unseen = [replace(row, lit=None) for row in rows]  # verified by an earlier version
+        assert len(items_of(masks.model_copy(update={"mask_kind": "mask"}), unseen).items) == 4

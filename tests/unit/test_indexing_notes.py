@@ -20,6 +20,7 @@ def file(path: str, text: str | None = None) -> DatasetFile:
         sha256=path.encode().hex().ljust(64, "0"),
         width_px=256 if text is None else None,
         height_px=256 if text is None else None,
+        lit="red" if text is None else None,
         text=text,
     )
 
@@ -30,7 +31,8 @@ def test_the_tokenizers_of_the_base_model_count_the_captions(
     now = datetime.now(UTC)
     dataset = Dataset(
         dataset_id="ds_1", tenant_id="ten_1", name="birds", status="ready", errors=[],
-        num_files=6, verified_files=6, created_at=now, updated_at=now,
+        num_files=6, verified_files=6, digest=None, based_on=None, created_at=now,
+        updated_at=now,
     )  # fmt: skip
     files = [file("a.png"), file("a.txt", LONG), file("B.PNG"), file("B.TXT", "a reed")]
     files += [file("c.txt", "no image"), file("d.png")]

@@ -30,9 +30,13 @@ def inspect_pictures(request: InspectRequest) -> InspectReply:
     errors: list[BadPicture] = []
     for name, local in request.inputs.items():
         try:
-            found = inspect_image(Path(local), name=name)
+            # What it is used for is not known yet.
+            found = inspect_image(Path(local), name=name, is_mask=True)
         except BadImageError as error:
             errors.append(BadPicture(path=name, code=error.code, message=error.message))
         else:
-            facts[name] = PictureFacts(width_px=found.width_px, height_px=found.height_px)
+            assert found.lit is not None, name
+            facts[name] = PictureFacts(
+                width_px=found.width_px, height_px=found.height_px, lit=found.lit
+            )
     return InspectReply(facts=facts, errors=tuple(errors))

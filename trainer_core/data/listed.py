@@ -7,7 +7,9 @@ from trainer_core.config.plan import Backend
 from trainer_core.data.captions import captions_of
 from trainer_core.data.folder import caption_files, stem_of
 from trainer_core.data.index import FileItem
-from trainer_core.data.reading import caption_notes
+from trainer_core.data.mask_levels import Lit, check_lit
+from trainer_core.data.reading import caption_notes, left_out_notes
+from trainer_core.errors import BadImageError
 
 
 class ListedFile(Protocol):
@@ -26,6 +28,10 @@ class ListedFile(Protocol):
     @property
     def height_px(self) -> int | None: ...
     @property
+    def lit(self) -> Lit | None:
+        """What of an image is above black; None where nobody has looked."""
+
+    @property
     def text(self) -> str | None:
         """Content of a caption."""
 
@@ -35,7 +41,8 @@ class Listing(NamedTuple):
 
     items: list[FileItem]
     notes: list[str]
-    """Caption files that are not used, each a sentence that begins with the backend's id."""
+    """What is not used: black masks and caption files, each a sentence that begins with the
+    backend's id."""
 
 
 def items_of(backend: Backend, files: Iterable[ListedFile]) -> Listing:
@@ -46,10 +53,17 @@ def items_of(backend: Backend, files: Iterable[ListedFile]) -> Listing:
     listed = list(files)
     texts = {file.path: file.text for file in listed if file.media == "caption"}
     captions = caption_files(tuple(texts))
-    items = []
+    items: list[FileItem] = []
+    black: list[BadImageError] = []
     for file in listed:
         if file.media != "image":
             continue
+        if backend.mask_kind is not None:
+            try:
+                check_lit(backend.mask_kind, file.lit, name=file.path)
+            except BadImageError as error:
+                black.append(error)
+                continue
         if file.width_px is None or file.height_px is None:
             raise LookupError(f"{file.path} has no size")
         item = FileItem(
@@ -63,5 +77,8 @@ def items_of(backend: Backend, files: Iterable[ListedFile]) -> Listing:
             ),
         )
         items.append(item)
-    notes = caption_notes(backend, [item.path for item in items], sorted(texts))
+    notes = [
+        *left_out_notes(black, of=len(items) + len(black)),
+        *caption_notes(backend, [item.path for item in items], sorted(texts)),
+    ]
     return Listing(items, [f"{backend.id}: {note}" for note in notes])

@@ -176,19 +176,27 @@ class Broken:
         """All of them, each with what is wrong on a line of its own; at most 20."""
         many = len(self.errors)
         files = f"{many} file{'s' * (many > 1)} in {self.folder}"
-        return "\n  ".join((f"{self.backend.id}: {files} cannot be used:", *self._shown()))
+        return "\n  ".join((f"{self.backend.id}: {files} cannot be used:", *_shown(self.errors)))
 
     def warnings(self) -> list[str]:
         """How many they are, and what is wrong with each; for a run that goes on without them."""
-        are = "is" if len(self.errors) == 1 else "are"
-        left_out = f"{len(self.errors)} of {self.images} images cannot be used and {are} left out."
-        return [f"{self.backend.id}: {text}" for text in (left_out, *self._shown())]
+        notes = left_out_notes(self.errors, of=self.images)
+        return [f"{self.backend.id}: {note}" for note in notes]
 
-    def _shown(self) -> list[str]:
-        shown = [error.message for error in self.errors[:_ERRORS_SHOWN]]
-        if len(self.errors) > _ERRORS_SHOWN:
-            shown.append(f"and {len(self.errors) - _ERRORS_SHOWN} more")
-        return shown
+
+def left_out_notes(errors: Sequence[BadImageError | BadCaptionError], of: int) -> list[str]:
+    """How many of a backend's images are left out, and what is wrong with each; at most 20."""
+    if not errors:
+        return []
+    are = "is" if len(errors) == 1 else "are"
+    return [f"{len(errors)} of {of} images cannot be used and {are} left out.", *_shown(errors)]
+
+
+def _shown(errors: Sequence[BadImageError | BadCaptionError]) -> list[str]:
+    shown = [error.message for error in errors[:_ERRORS_SHOWN]]
+    if len(errors) > _ERRORS_SHOWN:
+        shown.append(f"and {len(errors) - _ERRORS_SHOWN} more")
+    return shown
 
 
 def sort_out(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import BinaryIO, Final, TypeVar
 
 from trainer_core.config.plan.frozen import Frozen, Many
+from trainer_core.data.mask_levels import Lit
 from trainer_core.data.shards import ShardSpec
 from trainer_core.errors import Category, TrainerError
 from trainer_core.process.failure import (
@@ -52,10 +53,12 @@ class InspectRequest(Frozen):
 
 
 class PictureFacts(Frozen):
-    """Size of an image as displayed, with its EXIF orientation applied."""
+    """What an image is; its size as displayed, with its EXIF orientation applied."""
 
     width_px: int
     height_px: int
+    lit: Lit
+    """What is above black, in case it is used as a mask."""
 
 
 class BadPicture(Frozen):
