@@ -270,7 +270,8 @@ class Environment:
                 env=env,
                 folders=self.local_run(output).folders,
                 output_dir=output,
-                cache_dir=self.folder / "shards",
+                # Its captions are whole: those of a job are shortened, and both are not one batch.
+                cache_dir=self.folder / "whole_captions",
                 node_cache=None,
                 control=control,
                 events=events,
