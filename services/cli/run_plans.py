@@ -17,7 +17,7 @@ from trainer_core.in_words import duration
 
 if TYPE_CHECKING:
     from services.client.shapes import Difference, Differences
-    from services.client.validation_shapes import Data, Memory, Validation
+    from services.client.validation_shapes import BucketCrops, Data, Memory, Validation
 
 VALIDATE_EXAMPLES: Final = """Examples:
 
@@ -209,11 +209,22 @@ def _print_data(data: "Data") -> None:
             f"{each['width_px']} x {each['height_px']}",
             each["num_images"],
             each["samples_per_epoch"],
+            *_crop_cells(each["crops"]),
         )
         for each in data["buckets"] or []
     ]
     if rows:
-        output.print_table(("BACKEND", "ROLE", "BUCKET", "IMAGES", "AN EPOCH"), rows)
+        columns = ("BACKEND", "ROLE", "BUCKET", "IMAGES", "AN EPOCH", "CUT AWAY", "ENLARGED")
+        output.print_table(columns, rows)
+
+
+def _crop_cells(crops: "BucketCrops | None") -> tuple[str, str]:
+    if crops is None:
+        return "not known", "not known"
+    cut = f"{100 * crops['loss_mean']:.0f} %, at most {100 * crops['loss_worst']:.0f} %"
+    if crops["enlarged_worst"] is None:
+        return cut, ""
+    return cut, f"{crops['num_enlarged']}, at most {crops['enlarged_worst']:.2g} times"
 
 
 def _print_memory(memory: "Memory") -> None:

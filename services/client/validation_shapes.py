@@ -66,6 +66,18 @@ class BackendData(TypedDict):
     is_verified: bool
 
 
+class BucketCrops(TypedDict):
+    """What the crop to one size does to images."""
+
+    loss_mean: float
+    loss_worst: float
+    loss_worst_path: str
+    num_enlarged: int
+    enlarged_worst: float | None
+    enlarged_worst_path: str | None
+    repeats_to_fill: int | None
+
+
 class Bucket(TypedDict):
     backend: str
     role: BackendRole
@@ -74,6 +86,7 @@ class Bucket(TypedDict):
     num_images: int
     repeats: int
     samples_per_epoch: int
+    crops: BucketCrops | None
 
 
 class Cache(TypedDict):

@@ -229,6 +229,9 @@ def test_a_verified_dataset_is_reported_with_buckets_and_cache_hits(
     }
     assert sum(number for (backend, *_), number in buckets.items() if backend == "photos") == 4
     assert buckets["held-out", 128, 128] == 1
+    (crops,) = (each["crops"] for each in data["buckets"] if each["backend"] == "held-out")
+    assert 0 <= crops["loss_mean"] == crops["loss_worst"] < 1
+    assert crops["num_enlarged"] == 0
     # Latents of each bucket, captions, and prompts of the sample.
     assert data["cache"]["num_stored"] == data["cache"]["num_entries_stored"] == 0
     assert data["cache"]["num_shards"] >= 2
@@ -347,6 +350,7 @@ def test_a_large_dataset_is_counted_by_sizes(
     found = validated(tenant, run_request({**ready, "photos": dataset_id}))
     numbers = {each["backend"]: each["num_images"] for each in found["data"]["buckets"]}
     assert numbers == {"photos": 2001, "held-out": 1}
+    assert {each["crops"] for each in found["data"]["buckets"]} == {None}
     assert found["data"]["cache"] is None
     assert any(each["field"] == "/data/cache" for each in found["unknown"])
     drawn = {"crop": True, "crop_aspect": "random", "crop_aspect_buckets": [0.5, 1, 2]}

@@ -237,6 +237,17 @@ def test_likenesses_within_the_bound_are_one_group_and_others_are_not() -> None:
     assert groups_of_similar([~base & (1 << 128) - 1, base, base]) == [[1, 2]]
 
 
+def test_a_picture_is_like_its_copy_that_exif_turns(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # shown by turning it to the right
+    noise(3, (200, 200)).save(tmp_path / "a.png")
+    noise(3, (200, 200)).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b.jpg", exif=turned)
+
+    found = report(plan_of({"caption_strategy": "filename"}), tmp_path)
+
+    assert named(found.similar) == [["a.png", "b.jpg"]]
+
+
 def test_plain_pictures_are_alike_to_none() -> None:
     assert likeness_of(Image.new("RGB", (300, 300), "red")) is None
     assert likeness_of(noise(1, (300, 200))) is not None

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
-from services.api.runs.validation_shapes import BackendData, Bucket, Cache, Data
+from services.api.runs.validation_shapes import BackendData, Bucket, BucketCrops, Cache, Data
 from services.api.shapes import ProblemItem, known_status
 from services.store import cache_entries, datasets
 from services.store.cache_entries import KnownEntry
@@ -17,10 +17,12 @@ from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.backend_pointers import pointers_to, repointed
 from trainer_core.data.buckets import bucket_needs_digest, bucket_size, unfit
-from trainer_core.data.index import DataIndex
+from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
 from trainer_core.data.length import epoch_steps_on, steps_on
 from trainer_core.data.listed import items_of
+from trainer_core.data.report.crops import buckets_of, fitted
+from trainer_core.data.report.model import BucketReport
 from trainer_core.data.shards import shards_of, units_of
 from trainer_core.errors import TrainerError
 
@@ -31,6 +33,8 @@ _SIZES: Final = 5000
 
 Buckets = Counter[tuple[str, int, int]]
 """(backend, width, height) → number of images."""
+Crops = Mapping[tuple[str, int, int], BucketReport]
+"""(backend, width, height) → what the crops do; empty where they are not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +91,8 @@ def data_report(
     if num_files > _INDEXED_FILES or caption_bytes > _INDEXED_CAPTION_BYTES:
         return _counted(conn, plan, transformer, rows, report)
     try:
-        index = _index_of(conn, plan, transformer, rows)
+        items, notes = _items_of(conn, plan, rows)
+        index = build_index(plan, items, transformer, notes)
     except TrainerError as error:
         pointers = pointers_to(plan.identity.backends, written)
         problems = [
@@ -97,7 +102,8 @@ def data_report(
         why = "The data has problems."
         changed = report.model_copy(update={"problems": problems})
         return _without(changed, {"buckets": why, "cache": why})
-    return _indexed(conn, tenant_id, plan, index, report)
+    crops = _crops(plan, index, items, max_area_px(transformer))
+    return _indexed(conn, tenant_id, plan, index, report, crops=crops)
 
 
 def _backend(conn: Connection, backend: Backend, row: Dataset) -> BackendData:
@@ -120,9 +126,10 @@ def _without(report: Data, unknown: dict[str, str]) -> KnownData:
     )
 
 
-def _index_of(
-    conn: Connection, plan: Plan, transformer: Mapping[str, Any], rows: Mapping[str, Dataset]
-) -> DataIndex:
+def _items_of(
+    conn: Connection, plan: Plan, rows: Mapping[str, Dataset]
+) -> tuple[list[FileItem], list[str]]:
+    """All images with their captions, and which files are not used."""
     listings = [
         items_of(
             backend, datasets.files(conn, rows[backend.id].tenant_id, rows[backend.id].dataset_id)
@@ -130,12 +137,35 @@ def _index_of(
         for backend in plan.identity.backends
     ]
     items = [item for listing in listings for item in listing.items]
-    notes = [note for listing in listings for note in listing.notes]
-    return build_index(plan, items, transformer, notes)
+    return items, [note for listing in listings for note in listing.notes]
+
+
+def _crops(plan: Plan, index: DataIndex, items: Sequence[FileItem], max_px: int) -> Crops:
+    """What the crops of the images that are used do to them."""
+    used = {(sample.backend, sample.path) for sample in index.samples}
+    of_backend: dict[str, list[FileItem]] = {each.id: [] for each in plan.identity.backends}
+    for item in items:
+        if (item.backend, item.path) in used:
+            of_backend[item.backend].append(item)
+    return {
+        (backend.id, each.width_px, each.height_px): each
+        for backend in plan.identity.backends
+        for each in buckets_of(
+            fitted(of_backend[backend.id], backend, max_px),
+            backend,
+            plan.identity.micro_batch_size,
+        )
+    }
 
 
 def _indexed(
-    conn: Connection, tenant_id: str, plan: Plan, index: DataIndex, report: Data
+    conn: Connection,
+    tenant_id: str,
+    plan: Plan,
+    index: DataIndex,
+    report: Data,
+    *,
+    crops: Crops,
 ) -> KnownData:
     counts: Buckets = Counter(
         (each.backend, each.width_px, each.height_px) for each in index.samples
@@ -148,7 +178,7 @@ def _indexed(
             missing[kind] = missing.get(kind, 0.0) + units_of(entry.content)
     changed = report.model_copy(
         update={
-            "buckets": _buckets(plan, counts),
+            "buckets": _buckets(plan, counts, crops),
             "warnings": list(index.warnings),
             "cache": _cache(index, known),
         }
@@ -205,7 +235,7 @@ def _counted(
     if not counts:
         why = "No image has a size that the data backends take."
         return _without(report, {"buckets": why, "cache": why})
-    found = _buckets(plan, counts)
+    found = _buckets(plan, counts, {})
     samples = sum(each.samples_per_epoch for each in found)
     area = sum(each.samples_per_epoch * each.width_px * each.height_px for each in found)
     return KnownData(
@@ -217,7 +247,7 @@ def _counted(
     )
 
 
-def _buckets(plan: Plan, counts: Buckets) -> list[Bucket]:
+def _buckets(plan: Plan, counts: Buckets, crops: Crops) -> list[Bucket]:
     backends = {each.id: each for each in plan.identity.backends}
     return [
         Bucket(
@@ -230,6 +260,21 @@ def _buckets(plan: Plan, counts: Buckets) -> list[Bucket]:
             samples_per_epoch=number * (1 + backends[backend_id].repeats)
             if backends[backend_id].role == "train"
             else 0,
+            crops=_shown(crops.get((backend_id, width_px, height_px))),
         )
         for (backend_id, width_px, height_px), number in sorted(counts.items())
     ]
+
+
+def _shown(crops: BucketReport | None) -> BucketCrops | None:
+    if crops is None:
+        return None
+    return BucketCrops(
+        loss_mean=crops.crop_loss_mean,
+        loss_worst=crops.crop_loss_worst,
+        loss_worst_path=crops.crop_loss_worst_file,
+        num_enlarged=crops.upscaled,
+        enlarged_worst=crops.upscale_worst,
+        enlarged_worst_path=crops.upscale_worst_file,
+        repeats_to_fill=crops.repeats_to_fill,
+    )

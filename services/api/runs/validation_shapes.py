@@ -76,6 +76,22 @@ class BackendData(Shape):
     is_verified: bool
 
 
+class BucketCrops(Shape):
+    """What the crop to one size does to images; shares and factors are of 1."""
+
+    loss_mean: float
+    """Share of an image's area that is cut away."""
+    loss_worst: float
+    loss_worst_path: str
+    num_enlarged: int
+    """Images that are enlarged by more than 1 %."""
+    enlarged_worst: float | None
+    """Factor of the edges; null where no image is enlarged."""
+    enlarged_worst_path: str | None
+    repeats_to_fill: int | None
+    """The least ``repeats`` with which the images fill a batch; null where they do."""
+
+
 class Bucket(Shape):
     """The images of a backend that are trained at one size."""
 
@@ -86,6 +102,8 @@ class Bucket(Shape):
     num_images: int
     repeats: int
     samples_per_epoch: int
+    crops: BucketCrops | None
+    """Null where the run has so many files that only their sizes are counted."""
 
 
 class Cache(Shape):

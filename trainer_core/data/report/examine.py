@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, cast
 
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from trainer_core.data.images import (
     SIDEWAYS,
@@ -60,7 +60,8 @@ def examine_image(path: Path, *, name: str, is_mask: bool = False) -> Examined:
             traits["transparent"] = None
         if facts.has_more:
             traits["several_frames"] = None
-        likeness = likeness_of(image)
+        is_upright = orientation_of(image) == UPRIGHT
+        likeness = likeness_of(image if is_upright else ImageOps.exif_transpose(image))
         lit = lit_in(image, path, name) if is_mask else None
     return Examined(
         sha256=sha256,
