@@ -27,7 +27,7 @@ from huggingface_hub import constants
 
 USER = "tester"
 ORGANIZATIONS = ("acme",)
-_LFS_SUFFIXES = (".safetensors", ".bin", ".png", ".zip")
+_LFS_SUFFIXES = (".safetensors", ".bin", ".png", ".zip", ".parquet", ".tar")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +124,13 @@ class HubServer:
         self.push(name, files)
         return repo
 
+    def add_dataset(self, name: str, files: Mapping[str, bytes]) -> HubRepo:
+        """Create a public dataset with these files, in one commit."""
+        repo = HubRepo(private=False)
+        self.repos[name] = repo
+        self.push(name, files)
+        return repo
+
     def push(self, name: str, files: Mapping[str, bytes]) -> None:
         """Add a commit to the main branch."""
         repo = self.repos[name]
@@ -174,15 +181,15 @@ class HubServer:
             ("GET", "/api/whoami-v2", self._whoami, True),
             ("POST", "/api/validate-yaml", self._validate_card, False),
             ("POST", "/api/repos/create", self._create, True),
-            ("GET", rf"/api/models/{repo}(?:/revision/{branch})?", self._info, False),
-            ("GET", rf"/api/models/{repo}/tree/{branch}", self._tree, False),
+            ("GET", rf"/api/(?:models|datasets)/{repo}(?:/revision/{branch})?", self._info, False),
+            ("GET", rf"/api/(?:models|datasets)/{repo}/tree/{branch}", self._tree, False),
             ("POST", rf"/api/models/{repo}/preupload/main", self._preupload, True),
             ("POST", rf"/{repo}\.git/info/lfs/objects/batch", self._lfs_batch, True),
             ("PUT", rf"/lfs/{self._lfs_secret}/(?P<oid>[0-9a-f]{{64}})", self._lfs_put, False),
             ("POST", rf"/lfs/{repo}/verify", self._lfs_verify, True),
             ("POST", rf"/api/models/{repo}/commit/main", self._commit, True),
-            ("GET", rf"/{repo}/resolve/{branch}/(?P<path>.+)", self._resolve, False),
-            ("HEAD", rf"/{repo}/resolve/{branch}/(?P<path>.+)", self._resolve, False),
+            ("GET", rf"/(?:datasets/)?{repo}/resolve/{branch}/(?P<path>.+)", self._resolve, False),
+            ("HEAD", rf"/(?:datasets/)?{repo}/resolve/{branch}/(?P<path>.+)", self._resolve, False),
         )
 
     def _reading(self) -> tuple[Callable[..., _Reply], ...]:

@@ -84,7 +84,7 @@ def rows_of_list(
             label=shown_url(url),
             captions=((caption,) if caption.strip() else ()) if source.wants_captions else None,
             write=functools.partial(
-                _download, url, limits=limits, allowed=allowed, stopping=stopping
+                download, url, limits=limits, allowed=allowed, stopping=stopping
             ),
         )
 
@@ -96,7 +96,7 @@ def _suffix_of(url: str) -> str:
         return ""
 
 
-def _download(
+def download(
     url: str,
     to: Path,
     *,

@@ -19,7 +19,10 @@ from trainer_core.paths import is_file, places_of
 from trainer_core.progress import Reporter
 from trainer_core.sources.csv_list import read_list, rows_of_list
 from trainer_core.sources.errors import SourceError
-from trainer_core.sources.places import Complete, SourcePlace, open_place
+from trainer_core.sources.hub import UnreachableError, newest_commit
+from trainer_core.sources.hub_fetching import store_split
+from trainer_core.sources.limits import check_rows, cut_note
+from trainer_core.sources.places import Complete, SourcePlace, newest_complete, open_place
 from trainer_core.sources.rows import Tally, store_rows
 from trainer_core.web.public_addresses import Network
 
@@ -84,7 +87,9 @@ def _fetched(
     match source.place:
         case CsvSource():
             return _fetch_list(backend, source, source.place, around, reporter)
-        case HubSource() | BucketSource() | TarSource() | FolderSource():
+        case HubSource():
+            return _fetch_dataset(backend, source, source.place, around, reporter)
+        case BucketSource() | TarSource() | FolderSource():
             raise SourceError("this type is not built in this version.")
         case _:
             assert_never(source.place)
@@ -121,6 +126,36 @@ def _fetch_list(
         return found, complete
 
 
+def _fetch_dataset(
+    backend: str, source: PictureSource, hub: HubSource, around: Surroundings, reporter: Reporter
+) -> tuple[SourcePlace, Complete]:
+    name, described = hub.dataset, _described(source)
+    try:
+        commit = newest_commit(hub)
+    except UnreachableError:
+        known = newest_complete(around.root, name, described)
+        complete = None if known is None else known.complete()
+        if known is None or complete is None:
+            raise
+        reporter.log(f"{backend}: the Hub cannot be reached; what was fetched before is used")
+        return known, complete
+    with open_place(around.root, name, described, commit.sha, reporter) as place:
+        if (complete := place.complete()) is not None:
+            return place, complete
+        reporter.log(f"{backend}: fetching {name} at commit {commit.sha[:12]}")
+        place.prepare()
+        tally, notes = store_split(
+            commit,
+            source,
+            hub,
+            place,
+            reporter,
+            stage=f"fetching {backend}",
+            allowed=around.allowed,
+        )
+        return place, finished(place, tally, notes)
+
+
 def finished(place: SourcePlace, tally: Tally, extra: Sequence[str]) -> Complete:
     """Record that everything is there that can be."""
     complete = Complete(
@@ -137,22 +172,6 @@ def limited(rows: Mapping[str, str], source: PictureSource) -> dict[str, str]:
         check_rows(len(rows))
     most = source.max_rows or MAX_ROWS
     return dict(item for _, item in zip(range(most), rows.items(), strict=False))
-
-
-def check_rows(number: int) -> None:
-    """Raise SourceError where a source has more rows than are fetched without being asked."""
-    if number > MAX_ROWS:
-        raise SourceError(
-            f"it has {number:,} rows, more than {MAX_ROWS:,}: set source_max_rows to take the "
-            "first ones"
-        )
-
-
-def cut_note(number: int, kept: int) -> tuple[str, ...]:
-    """A sentence where rows are left away on request."""
-    if kept == number:
-        return ()
-    return (f"the first {kept:,} of {number:,} rows are taken, as source_max_rows asks",)
 
 
 def _described(source: PictureSource) -> dict[str, Any]:

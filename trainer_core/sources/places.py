@@ -12,7 +12,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -47,22 +47,41 @@ class KnownRow:
     """A row whose picture is on this disk."""
 
     token: str
-    """Names the content: an ETag, a digest, or nothing where the key does."""
+    """Names the content: an ETag, a digest, or nothing where the key does. Of a row of a large
+    file ``<digest of the file>:<number in it>``."""
     file: Path
+
+
+class _Rows:
+    """Rows by key, by content, and by the large file that they came from."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[str, KnownRow] = {}
+        self.by_token: dict[str, KnownRow] = {}
+        self.by_shard: dict[str, dict[str, KnownRow]] = {}
+
+    def add(self, key: str, row: KnownRow) -> None:
+        self.by_key[key] = row
+        if row.token:
+            self.by_token[row.token] = row
+        oid, colon, _ = row.token.partition(":")
+        if colon:
+            self.by_shard.setdefault(oid, {})[key] = row
 
 
 class SourcePlace:
     """The folder of one revision of a source; ``open_place`` opens it."""
 
-    def __init__(self, folder: Path, earlier: Mapping[str, KnownRow]) -> None:
-        """``earlier``: rows of other revisions of the same source."""
+    def __init__(self, folder: Path, earlier: Sequence[Path] = ()) -> None:
+        """``earlier``: folders of other revisions of the same source, the newest last."""
         self.folder = folder
         self.files = folder / FILES
         self.drafts = folder / _DRAFTS
+        self.earlier_folders = tuple(earlier)
         self.stopping = threading.Event()
         """Set when no further row is waited for, so that downloads under way give up."""
-        self._earlier = earlier
-        self._known: dict[str, KnownRow] = {}
+        self._earlier = _Rows()
+        self._known = _Rows()
 
     def prepare(self) -> None:
         """Make the folders, forget drafts of a fetch that was killed, and read what is there."""
@@ -70,24 +89,38 @@ class SourcePlace:
             shutil.rmtree(self.drafts, ignore_errors=True)
             for each in (self.files, self.drafts):
                 each.mkdir(parents=True, exist_ok=True)
-        self._known = {k: row for k, row in _rows_of(self.folder).items() if row.file.is_file()}
+        self._known = _Rows()
+        for key, row in _rows_of(self.folder).items():
+            if row.file.is_file():
+                self._known.add(key, row)
+        for folder in self.earlier_folders:
+            for key, row in _rows_of(folder).items():
+                self._earlier.add(key, row)
 
     def known(self, key: str, token: str) -> KnownRow | None:
         """The row as an earlier fetch of this revision stored it; None where none did."""
-        row = self._known.get(key)
+        row = self._known.by_key.get(key)
         return row if row is not None and row.token == token else None
 
     def from_earlier(self, key: str, token: str) -> Path | None:
         """The picture of the row in an earlier revision, if that had the same content."""
-        row = self._earlier.get(key)
-        is_same = row is not None and row.token == token and row.file.is_file()
-        return row.file if is_same and row is not None else None
+        row = self._earlier.by_token.get(token) if token else self._earlier.by_key.get(key)
+        return row.file if row is not None and row.token == token and row.file.is_file() else None
+
+    def of_shard(self, oid: str) -> Mapping[str, KnownRow]:
+        """Key → row of what came from one large file, in this revision."""
+        return self._known.by_shard.get(oid, {})
+
+    def of_earlier_shard(self, oid: str) -> Mapping[str, KnownRow]:
+        """As ``of_shard``, in earlier revisions."""
+        return self._earlier.by_shard.get(oid, {})
 
     def note(self, key: str, token: str, name: str) -> None:
         """Record that a row is stored. One thread calls it."""
         line = json.dumps([key, token, name], ensure_ascii=False)
         with writing(self.folder), (self.folder / _ROWS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+        self._known.add(key, KnownRow(token=token, file=self.files / name))
 
     def check_space(self, needed_bytes: int = 0) -> None:
         """Raise DiskError where the disk has too little space left for what comes."""
@@ -120,7 +153,8 @@ class SourcePlace:
     def finish(self, complete: Complete) -> None:
         """Record that everything is there."""
         with writing(self.folder):
-            shutil.rmtree(self.drafts, ignore_errors=True)
+            for each in (self.drafts, self.folder / "hub"):
+                shutil.rmtree(each, ignore_errors=True)
             text = json.dumps({"version": _VERSION, **asdict(complete)}, indent=1)
             replace_text(self.folder / _COMPLETE, text + "\n")
 
@@ -143,17 +177,13 @@ def open_place(
     with writing(folder):
         own.mkdir(parents=True, exist_ok=True)
     with _locked(folder, reporter):
-        earlier: dict[str, KnownRow] = {}
-        for other in _by_age(folder):
-            if other != own:
-                earlier |= _rows_of(other)
-        yield SourcePlace(own, earlier)
+        yield SourcePlace(own, [other for other in _by_age(folder) if other != own])
 
 
 def newest_complete(root: Path, name: str, description: Mapping[str, Any]) -> SourcePlace | None:
     """The newest complete revision of a source, for a machine that cannot ask for the newest."""
     folder = _folder_of(root, name, description)
-    places = [SourcePlace(each, {}) for each in reversed(_by_age(folder))]
+    places = [SourcePlace(each) for each in reversed(_by_age(folder))]
     return next((place for place in places if place.complete() is not None), None)
 
 

@@ -54,6 +54,14 @@ class Tally:
     why: list[str] = field(default_factory=list)
     """Of the first rows that were left out."""
 
+    def add(self, other: "Tally") -> None:
+        """Count what another one has counted, too."""
+        self.pictures += other.pictures
+        self.new += other.new
+        self.new_bytes += other.new_bytes
+        self.left_out += other.left_out
+        self.why += other.why[: _NAMED_AT_MOST - len(self.why)]
+
     def leave_out(self, why: str) -> None:
         self.left_out += 1
         if len(self.why) < _NAMED_AT_MOST:
@@ -77,6 +85,7 @@ def store_rows(
     *,
     stage: str,
     max_file_bytes: int,
+    done_before: int = 0,
 ) -> None:
     """Store rows with several threads, and count them in ``tally``.
 
@@ -88,13 +97,14 @@ def store_rows(
         tally: of all rows of the source.
         stage: of the progress.
         max_file_bytes: larger pictures are left out.
+        done_before: rows of the source that another tally has counted.
 
     Raises:
         DiskError: the disk is full or fails.
         StopRequestedError: what is stored stays.
     """
     place.stopping.clear()
-    pace = _Pace(reporter, stage, total, tally)
+    pace = _Pace(reporter, stage, total, tally, done_before)
     waiting: dict[Future[tuple[str, int]], Row] = {}
     pool = ThreadPoolExecutor(_THREADS)
     try:
@@ -230,14 +240,17 @@ def suffix_in(path: str) -> str:
 class _Pace:
     """Reports the progress, and checks for a stop; not more often than a person reads."""
 
-    def __init__(self, reporter: Reporter, stage: str, total: int, tally: Tally) -> None:
+    def __init__(
+        self, reporter: Reporter, stage: str, total: int, tally: Tally, done_before: int
+    ) -> None:
         self._reporter, self._stage, self._total, self._tally = reporter, stage, total, tally
+        self._done_before = done_before
         self._told_s = float("-inf")
 
     def tell(self) -> None:
         self._reporter.check_control()
         now_s = time.monotonic()
-        done = self._tally.pictures + self._tally.left_out
+        done = self._done_before + self._tally.pictures + self._tally.left_out
         if now_s - self._told_s >= _TOLD_EVERY_S or done >= self._total:
             self._told_s = now_s
             self._reporter.progress(self._stage, done, max(self._total, done))

@@ -1,0 +1,193 @@
+"""Fetches a split of a dataset of the Hub, whatever the layout of its files."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer_core.config.simpletuner.source_types import HubSource, PictureSource
+from trainer_core.progress import Reporter
+from trainer_core.sources.captions import captions_of_row
+from trainer_core.sources.csv_list import download
+from trainer_core.sources.errors import RowError, SourceError
+from trainer_core.sources.hub import Commit, card_of, files_of, obtain, picture_rows
+from trainer_core.sources.hub_layout import HubFile, Rows, SplitFiles, files_of_split, rows_in
+from trainer_core.sources.limits import check_rows, cut_note
+from trainer_core.sources.parquet_rows import (
+    columns_to_read,
+    is_taken,
+    open_parquet,
+    picture_in,
+    rows_of_file,
+)
+from trainer_core.sources.places import SourcePlace
+from trainer_core.sources.rows import Row, Tally, store_rows, suffix_in
+from trainer_core.sources.shards import OpenShard, Shard, ShardReader, store_shards
+from trainer_core.web.fetching import FetchLimits
+from trainer_core.web.public_addresses import Network
+
+
+def store_split(
+    commit: Commit,
+    source: PictureSource,
+    hub: HubSource,
+    place: SourcePlace,
+    reporter: Reporter,
+    *,
+    stage: str,
+    allowed: Sequence[Network],
+) -> tuple[Tally, tuple[str, ...]]:
+    """Store the pictures of a split; returns what became of its rows, and notes on them.
+
+    Raises SourceError where the dataset has no such split, or its layout is not known.
+    """
+    folder = place.folder / "hub"
+    files = files_of(commit)
+    card = card_of(commit, files, folder)
+    rows = rows_in(hub.split)
+    split = files_of_split(files, card, hub.config, rows.split)
+    end = _end_of(rows, source)
+    tally = Tally()
+    if split.kind == "pictures":
+        kept = split.files[rows.first : end]
+        check_rows(len(kept))
+        store_rows(
+            picture_rows(
+                commit,
+                _with_files(split, kept),
+                source,
+                hub,
+                folder,
+            ),
+            len(kept),
+            place,
+            reporter,
+            tally,
+            stage=stage,
+            max_file_bytes=source.max_file_bytes,
+        )
+        return tally, cut_note(len(split.files), len(kept)) if source.max_rows else ()
+    if split.kind == "tar":
+        raise SourceError("tar files of the Hub are read by type webdataset, with source")
+    total = _rows_in_card(card, hub.config, rows.split)
+    reader = ShardReader(
+        place=place,
+        reporter=reporter,
+        tally=tally,
+        stage=stage,
+        max_file_bytes=source.max_file_bytes,
+        fetch=lambda shard: obtain(commit, _file_of(split, shard), folder, reporter),
+        read=functools.partial(
+            _read_parquet, source=source, hub=hub, split=rows.split, place=place, allowed=allowed
+        ),
+        renamed=lambda _row, number, before: f"{rows.split}/{before + number:08d}",
+        first=rows.first,
+        end=end,
+        total=total if end is None else min(total or end, end),
+    )
+    shards = [Shard(name=f.path, oid=f.oid, size_bytes=f.size_bytes) for f in split.files]
+    store_shards(shards, reader)
+    return tally, ()
+
+
+def _end_of(rows: Rows, source: PictureSource) -> int | None:
+    ends = [] if rows.end is None else [rows.end]
+    if source.max_rows is not None:
+        ends.append(rows.first + source.max_rows)
+    return min(ends) if ends else None
+
+
+def _with_files(split: SplitFiles, kept: Sequence[HubFile]) -> SplitFiles:
+    return SplitFiles(
+        kind=split.kind, files=tuple(kept), metadata=split.metadata, captions=split.captions
+    )
+
+
+def _file_of(split: SplitFiles, shard: Shard) -> HubFile:
+    return next(file for file in split.files if file.path == shard.name)
+
+
+def _rows_in_card(card: Mapping[str, Any], config: str | None, split: str) -> int | None:
+    """How many rows a split has, as the card says; None where it does not."""
+    infos = card.get("dataset_info")
+    for info in infos if isinstance(infos, list) else [infos]:
+        if not isinstance(info, dict) or (config and info.get("config_name") != config):
+            continue
+        splits = info.get("splits")
+        for each in splits if isinstance(splits, list) else ():
+            if isinstance(each, dict) and each.get("name") == split:
+                number = each.get("num_examples")
+                return number if isinstance(number, int) and number > 0 else None
+    return None
+
+
+def _read_parquet(
+    shard: Shard,
+    file: Path,
+    before: int,
+    *,
+    source: PictureSource,
+    hub: HubSource,
+    split: str,
+    place: SourcePlace,
+    allowed: Sequence[Network],
+) -> OpenShard:
+    opened = open_parquet(file)
+    known = [field.name for field in opened.schema_arrow]
+    image = hub.image_column
+    if image not in known and image == "image":  # the default; a single column of pictures is it
+        pictures = [f.name for f in opened.schema_arrow if _holds_pictures(f.type)]
+        image = pictures[0] if len(pictures) == 1 else image
+    captions = hub.captions if source.wants_captions else None
+    columns = columns_to_read(known, image, captions, hub.rows)
+
+    def rows() -> Iterator[tuple[int, Row]]:
+        for number, row in enumerate(rows_of_file(opened, columns)):
+            if is_taken(row, hub.rows):
+                yield number, _row(row, number)
+
+    def _row(row: Mapping[str, Any], number: int) -> Row:
+        label = f"{split} row {before + number}"
+        try:
+            content, name = picture_in(row, image)
+            write = functools.partial(
+                _write_content, content, source=source, place=place, allowed=allowed
+            )
+        except RowError as error:
+            name, write = "", functools.partial(_refuse, str(error))
+        return Row(
+            key=f"{split}/{before + number:08d}",
+            token=f"{shard.oid}:{number}",
+            suffix=suffix_in(name.split("?")[0]),
+            label=label,
+            captions=None if captions is None else captions_of_row(row, captions),
+            write=write,
+        )
+
+    return OpenShard(num_rows=opened.metadata.num_rows, rows=rows())
+
+
+def _holds_pictures(type_: Any) -> bool:
+    names = [type_.field(n).name for n in range(getattr(type_, "num_fields", 0) or 0)]
+    return {"bytes", "path"} <= set(names)
+
+
+def _write_content(
+    content: bytes | str,
+    to: Path,
+    *,
+    source: PictureSource,
+    place: SourcePlace,
+    allowed: Sequence[Network],
+) -> None:
+    if isinstance(content, str):
+        limits = FetchLimits(max_bytes=source.max_file_bytes)
+        download(content, to, limits=limits, allowed=allowed, stopping=place.stopping)
+    elif len(content) > source.max_file_bytes:
+        raise RowError(f"{len(content):,} bytes, more than source_max_file_mb allows")
+    else:
+        to.write_bytes(content)
+
+
+def _refuse(why: str, _to: Path) -> None:
+    raise RowError(why)

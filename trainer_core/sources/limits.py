@@ -1,0 +1,20 @@
+"""How many rows of a source are fetched."""
+
+from trainer_core.config.simpletuner.source_types import MAX_ROWS
+from trainer_core.sources.errors import SourceError
+
+
+def check_rows(number: int) -> None:
+    """Raise SourceError where a source has more rows than are fetched without being asked."""
+    if number > MAX_ROWS:
+        raise SourceError(
+            f"it has {number:,} rows, more than {MAX_ROWS:,}: set source_max_rows to take the "
+            "first ones"
+        )
+
+
+def cut_note(number: int, kept: int) -> tuple[str, ...]:
+    """A sentence where rows are left away on request."""
+    if kept == number:
+        return ()
+    return (f"the first {kept:,} of {number:,} rows are taken, as source_max_rows asks",)

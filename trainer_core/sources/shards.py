@@ -1,0 +1,220 @@
+"""Sources whose rows come in large files: each is fetched, read, and forgotten.
+
+What a file gave is recorded by its content, so that an unchanged one is not fetched for a newer
+revision: its pictures are linked.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from trainer_core.data.formats import CAPTION_SUFFIX
+from trainer_core.disk import writing
+from trainer_core.progress import Reporter
+from trainer_core.sources.limits import check_rows
+from trainer_core.sources.places import KnownRow, SourcePlace
+from trainer_core.sources.rows import Row, Tally, store_rows
+
+_RECORDS: Final = "shards.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One file with many rows."""
+
+    name: str
+    oid: str
+    """Names its content."""
+    size_bytes: int
+    """0: not known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenShard:
+    """A shard that was fetched."""
+
+    num_rows: int
+    """Altogether, also those that are not taken."""
+    rows: Iterator[tuple[int, Row]]
+    """Number in the shard, and row; those that a filter drops are left away."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Record:
+    num_rows: int
+    pictures: int
+    left_out: int
+    why: tuple[str, ...]
+    is_whole: bool
+    """Every row was wanted; else it has to be read again for others."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardReader:
+    """How the shards of one source are read."""
+
+    place: SourcePlace
+    reporter: Reporter
+    tally: Tally
+    stage: str
+    max_file_bytes: int
+    fetch: Callable[[Shard], Path]
+    """Have a shard on this disk; the same again goes on after an interruption."""
+    read: Callable[[Shard, Path, int], OpenShard]
+    """Its rows; the last argument is the number of rows in the shards before it."""
+    renamed: Callable[[KnownRow, int, int], str]
+    """The key of a row of an unchanged shard: the row, its number, the rows before the shard."""
+    end: int | None
+    """Rows before this number are taken."""
+    first: int = 0
+    total: int | None = None
+    """Rows of all shards, where it is known."""
+
+
+def store_shards(shards: Sequence[Shard], reader: ShardReader) -> None:
+    """Store the rows of shards, in their order.
+
+    Raises SourceError where they have more rows than are fetched without being asked, and what
+    ``store_rows`` raises.
+    """
+    before = done_bytes = 0
+    all_bytes = sum(shard.size_bytes for shard in shards)
+    records = _records_of(reader.place.folder)
+    earlier = {
+        oid: record
+        for folder in reader.place.earlier_folders
+        for oid, record in _records_of(folder).items()
+    }
+    for shard in shards:
+        if reader.end is not None and before >= reader.end:
+            break
+        total = reader.total or _guess(before, done_bytes, all_bytes)
+        record = records.get(shard.oid)
+        if record is not None and len(reader.place.of_shard(shard.oid)) >= record.pictures:
+            _recount(reader.tally, record, shard, reader.place)
+        elif (old := earlier.get(shard.oid)) is not None and old.is_whole and _is_plain(reader):
+            record = old
+            _adopt(shard, before, reader, old)
+        else:
+            record = _store(shard, before, reader, total)
+            _note(reader.place, shard, record)
+        before += record.num_rows
+        done_bytes += shard.size_bytes
+        if reader.end is None:
+            check_rows(before)
+
+
+def _is_plain(reader: ShardReader) -> bool:
+    return reader.first == 0 and reader.end is None
+
+
+def _guess(before: int, done_bytes: int, all_bytes: int) -> int:
+    """How many rows there may be, from those of the first shards."""
+    return round(before * all_bytes / done_bytes) if done_bytes else 0
+
+
+def _store(shard: Shard, before: int, reader: ShardReader, total: int) -> _Record:
+    reader.place.check_space(shard.size_bytes)
+    file = reader.fetch(shard)
+    opened = reader.read(shard, file, before)
+    own = Tally()
+    first, end = max(0, reader.first - before), None if reader.end is None else reader.end - before
+    wanted = (
+        row for number, row in opened.rows if number >= first and (end is None or number < end)
+    )
+    earlier = reader.tally.pictures + reader.tally.left_out
+    store_rows(
+        wanted,
+        max(total, before + opened.num_rows),
+        reader.place,
+        reader.reporter,
+        own,
+        stage=reader.stage,
+        max_file_bytes=reader.max_file_bytes,
+        done_before=earlier,
+    )
+    reader.tally.add(own)
+    with contextlib.suppress(OSError):
+        file.unlink()
+    is_whole = first == 0 and (end is None or end >= opened.num_rows)
+    return _Record(
+        num_rows=opened.num_rows,
+        pictures=own.pictures,
+        left_out=own.left_out,
+        why=tuple(own.why),
+        is_whole=is_whole,
+    )
+
+
+def _recount(tally: Tally, record: _Record, shard: Shard, place: SourcePlace) -> None:
+    tally.pictures += len(place.of_shard(shard.oid))
+    tally.left_out += record.left_out
+    tally.why += islice(record.why, max(0, 3 - len(tally.why)))
+
+
+def _adopt(shard: Shard, before: int, reader: ShardReader, record: _Record) -> None:
+    """Link the pictures of an unchanged shard of an earlier revision."""
+    prefix = f"{shard.oid}:"
+    rows = []
+    for row in reader.place.of_earlier_shard(shard.oid).values():
+        number = int(row.token.removeprefix(prefix).split(":")[0])
+        captions = row.file.with_suffix(CAPTION_SUFFIX)
+        text = captions.read_text(encoding="utf-8") if captions.is_file() else None
+        rows.append(
+            Row(
+                key=reader.renamed(row, number, before),
+                token=row.token,
+                suffix=row.file.suffix,
+                label=f"{shard.name}, row {number}",
+                captions=None if text is None else tuple(text.splitlines()),
+                write=_copier(row.file),
+            )
+        )
+    own = Tally()
+    store_rows(
+        rows,
+        len(rows),
+        reader.place,
+        reader.reporter,
+        own,
+        stage=reader.stage,
+        max_file_bytes=reader.max_file_bytes,
+    )
+    own.left_out, own.why = record.left_out, list(record.why)
+    reader.tally.add(own)
+    _note(reader.place, shard, record)
+
+
+def _copier(file: Path) -> Callable[[Path], None]:
+    return functools.partial(_copy, file)
+
+
+def _copy(file: Path, to: Path) -> None:
+    to.write_bytes(file.read_bytes())
+
+
+def _note(place: SourcePlace, shard: Shard, record: _Record) -> None:
+    line = json.dumps({"oid": shard.oid, **asdict(record)})
+    with writing(place.folder), (place.folder / _RECORDS).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def _records_of(folder: Path) -> dict[str, _Record]:
+    found: dict[str, _Record] = {}
+    with contextlib.suppress(OSError), (folder / _RECORDS).open("rb") as file:
+        for line in file:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                read = json.loads(line)
+                found[str(read["oid"])] = _Record(
+                    num_rows=int(read["num_rows"]),
+                    pictures=int(read["pictures"]),
+                    left_out=int(read["left_out"]),
+                    why=tuple(str(each) for each in read["why"]),
+                    is_whole=bool(read["is_whole"]),
+                )
+    return found
