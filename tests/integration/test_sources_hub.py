@@ -116,7 +116,8 @@ def test_rows_of_parquet_files_with_every_kind_of_caption(
         "train/00000005": (picture(5), "five\n"),
     }
     (note,) = found.notes
-    assert note.startswith("cats: 2 rows are left out: train row 3: ")
+    assert note.startswith("cats: 2 rows are left out: ")
+    assert "train row 3: not a picture of a known format" in note
     assert "train row 4: column image holds no picture" in note
     assert content(get(tmp_path, source_of(split="test"))) == {
         "test/00000000": (picture(9), "of the test\n")
@@ -273,7 +274,7 @@ def test_an_interrupted_fetch_goes_on_and_an_unreachable_hub_leaves_what_is_ther
     ("files", "keys", "words"),
     [
         ({"cats.py": b"import os"}, {}, "set revision to refs/convert/parquet"),
-        ({"README.md": b"# empty"}, {}, "no parquet files, tar files or pictures"),
+        ({"README.md": b"# empty"}, {}, "no parquet files and no pictures"),
         ({"train.parquet": parquet([row(0, "x")])}, {"image_column": "img"}, "no column img"),
         ({"train.parquet": parquet([row(0, "x")])}, {"split": "train+test"}, "name one split"),
         ({"train.parquet": b"PAR1 no"}, {}, "no parquet file"),

@@ -8,14 +8,12 @@ from tests.unit.config_examples import SMALL_CONFIG, import_small, notices_of, p
 from trainer_core.config.simpletuner.importer import Imported
 from trainer_core.config.simpletuner.local_backends import as_local, sources_of
 from trainer_core.config.simpletuner.source_types import (
-    BucketSource,
     CaptionColumns,
     CsvSource,
     FolderSource,
     HubSource,
     PictureSource,
     RowFilter,
-    TarSource,
 )
 
 CSV = {"id": "list", "type": "csv", "csv_file": "list.csv"}
@@ -98,19 +96,7 @@ def test_keys_of_a_dataset_of_the_hub(in_block: bool) -> None:
     )
 
 
-def test_keys_of_buckets_tar_files_and_tables() -> None:
-    bucket = source_of({**BUCKET, "caption_strategy": "textfile"}).place
-    assert isinstance(bucket, BucketSource)
-    assert (bucket.bucket, bucket.prefix, bucket.secret_key) == (
-        "pictures",
-        "cats/",
-        "not-for-eyes",
-    )
-    assert "not-for-eyes" not in repr(bucket)
-    block = {"subfolder": "data", "cache_dir": "c", "shard_cache_gb": 25}
-    assert source_of({**TARS, "metadata": "m/m", "webshart": block}).place == TarSource(
-        source="someone/shards", metadata="m/m", subfolder="data"
-    )
+def test_keys_of_tables() -> None:
     table = source_of(TABLE)
     assert table.place == FolderSource(folder="pics")
     assert table.table is not None
@@ -118,9 +104,19 @@ def test_keys_of_buckets_tar_files_and_tables() -> None:
     assert not table.table.has_suffixes
 
 
+@pytest.mark.parametrize("backend", [BUCKET, TARS])
+def test_buckets_and_tar_files_are_not_built_and_the_way_is_told(backend: dict[str, Any]) -> None:
+    problems = problems_of({"output_dir": "out"}, backends=[backend], source="local", messages=True)
+    (message,) = (text for _, text in problems)
+    assert message == (
+        f"type {backend['type']} is not built in this version; copy its pictures into a folder, "
+        "with captions in text files beside them, and write type local."
+    )
+
+
 def test_the_plan_is_that_of_the_files_once_they_are_there() -> None:
     """So a run goes on where its pictures were pushed or copied, and no secret is in a plan."""
-    for backend in (CSV, HUB, TARS, TABLE, {**BUCKET, "caption_strategy": "textfile"}):
+    for backend in (CSV, HUB, TABLE):
         elsewhere = local(backend)
         files = local(
             {"id": backend["id"], "instance_data_dir": "pics", "caption_strategy": "textfile"}
@@ -154,8 +150,6 @@ def test_masks_come_from_elsewhere_too() -> None:
     [
         ({"id": "a", "type": "csv"}, "csv_file", "missing"),
         ({"id": "a", "type": "huggingface"}, "dataset_name", "missing"),
-        ({"id": "a", "type": "aws"}, "aws_bucket_name", "missing"),
-        ({"id": "a", "type": "webshart"}, "source", "missing"),
         ({**HUB, "caption_strategy": "textfile"}, "caption_strategy", "conflict"),
         ({**CSV, "caption_strategy": "filename"}, "caption_strategy", "conflict"),
         ({**TABLE, "caption_strategy": "csv"}, "caption_strategy", "conflict"),
@@ -169,8 +163,7 @@ def test_masks_come_from_elsewhere_too() -> None:
          "huggingface/composite_image_config", "not_implemented"),
         ({**TABLE, "parquet": {"path": "t"}}, "parquet/filename_column", "missing"),
         ({**TABLE, "parquet": None}, "parquet", "missing"),
-        ({**BUCKET, "aws_secret_access_key": {"a": "not-for-eyes"}}, "aws_secret_access_key",
-         "bad_value"),
+        ({**HUB, "hf_token": {"a": "not-for-eyes"}}, "hf_token", "bad_value"),
         ({**CSV, "source_max_rows": 0}, "source_max_rows", "bad_value"),
         ({**HUB, "type": "ftp"}, "type", "bad_value"),
     ],
@@ -178,6 +171,8 @@ def test_masks_come_from_elsewhere_too() -> None:
 def test_a_wrong_key_is_pointed_at(backend: dict[str, Any], at: str, code: str) -> None:
     problems = problems_of({"output_dir": "out"}, backends=[backend], source="local")
     assert (f"/data_backends/0/{at}", code) in problems
+    told = problems_of({"output_dir": "out"}, backends=[backend], source="local", messages=True)
+    assert not any("not-for-eyes" in message for _, message in told)
 
 
 def test_keys_of_another_type_have_no_effect() -> None:

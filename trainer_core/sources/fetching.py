@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, assert_never
 
+from trainer_core.config.plan.frozen import digest_of
 from trainer_core.config.simpletuner.source_types import (
     MAX_ROWS,
     BucketSource,
@@ -15,15 +16,19 @@ from trainer_core.config.simpletuner.source_types import (
     PictureSource,
     TarSource,
 )
-from trainer_core.paths import is_file, places_of
+from trainer_core.data.folder import some_of
+from trainer_core.in_words import counted
+from trainer_core.paths import find_folder, is_file, places_of
 from trainer_core.progress import Reporter
 from trainer_core.sources.csv_list import read_list, rows_of_list
 from trainer_core.sources.errors import SourceError
+from trainer_core.sources.folder_table import pictures_in, rows_of_folder
 from trainer_core.sources.hub import UnreachableError, newest_commit
 from trainer_core.sources.hub_fetching import store_split
 from trainer_core.sources.limits import check_rows, cut_note
 from trainer_core.sources.places import Complete, SourcePlace, newest_complete, open_place
 from trainer_core.sources.rows import Tally, store_rows
+from trainer_core.sources.tables import read_table
 from trainer_core.web.public_addresses import Network
 
 _SECRETS: Final = frozenset({"token", "access_key", "secret_key", "session_token"})
@@ -89,6 +94,8 @@ def _fetched(
             return _fetch_list(backend, source, source.place, around, reporter)
         case HubSource():
             return _fetch_dataset(backend, source, source.place, around, reporter)
+        case FolderSource() if source.table is not None:
+            return _fetch_captions(backend, source, source.place, around, reporter)
         case BucketSource() | TarSource() | FolderSource():
             raise SourceError("this type is not built in this version.")
         case _:
@@ -154,6 +161,53 @@ def _fetch_dataset(
             allowed=around.allowed,
         )
         return place, finished(place, tally, notes)
+
+
+def _fetch_captions(
+    backend: str,
+    source: PictureSource,
+    place: FolderSource,
+    around: Surroundings,
+    reporter: Reporter,
+) -> tuple[SourcePlace, Complete]:
+    """Put the captions of a table beside links to the pictures of a folder."""
+    table = source.table
+    assert table is not None, backend
+    folder = find_folder(place.folder, around.folders)
+    if folder is None:
+        tried = ", ".join(str(each)[:300] for each in places_of(place.folder, around.folders))
+        raise SourceError(
+            f"instance_data_dir names {place.folder[:200]}, which is not a folder in any of these "
+            f"places: {tried}"
+        )
+    file = local_file(table.path, "parquet.path", (folder, *around.folders))
+    pictures = pictures_in(folder)
+    with file.open("rb") as opened:
+        content = hashlib.file_digest(opened, "sha256").hexdigest()
+    described = {**_described(source), "folder": str(folder.absolute()), "file": str(file)}
+    revision = digest_of([content, dict(pictures)])
+    with open_place(around.root, f"table-{folder.name}", described, revision, reporter) as found:
+        if (complete := found.complete()) is not None:
+            return found, complete
+        found.prepare()
+        tally, missing = Tally(), list[str]()
+        kept = limited(pictures, source)
+        store_rows(
+            rows_of_folder(folder, kept, table, read_table(file, table), missing),
+            len(kept),
+            found,
+            reporter,
+            tally,
+            stage=f"captions of {backend}",
+            max_file_bytes=source.max_file_bytes,
+        )
+        notes = list(cut_note(len(pictures), len(kept)))
+        if missing:
+            notes.append(
+                f"{counted(len(missing), 'picture')} not in {file.name} have their names as "
+                f"captions: {some_of(missing)}"
+            )
+        return found, finished(found, tally, notes)
 
 
 def finished(place: SourcePlace, tally: Tally, extra: Sequence[str]) -> Complete:

@@ -68,7 +68,10 @@ def store_split(
         )
         return tally, cut_note(len(split.files), len(kept)) if source.max_rows else ()
     if split.kind == "tar":
-        raise SourceError("tar files of the Hub are read by type webdataset, with source")
+        raise SourceError(
+            "it is made of tar files, which are not read in this version: unpack them into a "
+            "folder, and write type local"
+        )
     total = _rows_in_card(card, hub.config, rows.split)
     reader = ShardReader(
         place=place,

@@ -235,4 +235,4 @@ def _sorted_out(chosen: Sequence[HubFile], files: Sequence[HubFile]) -> SplitFil
             f"its rows are made by a script ({scripts[0]}), which is never run; the Hub has its "
             "rows as files, too: set revision to refs/convert/parquet"
         )
-    raise SourceError("it has no parquet files, tar files or pictures, which are what is read")
+    raise SourceError("it has no parquet files and no pictures, which are what is read")

@@ -45,7 +45,8 @@ from trainer_core.config.simpletuner.sources import (
     FOLDER,
     KIND,
     SOURCES,
-    refuse_over_http,
+    is_refused_kind,
+    refuse_kind,
     source_of,
 )
 from trainer_core.config.simpletuner.steps import BATCH_SIZE, written_seed_of
@@ -176,7 +177,7 @@ def _read_backend(
     if refused := _refused_kind(item, first, config):
         # What its other options mean depends on it.
         options = read_options(refused, BACKEND_OPTIONS, pointer, config.findings, config.source)
-        refuse_over_http(options)
+        refuse_kind(options)
         return None
     is_cut = first[CROP] and first[_TYPE] != "mask"
     given = item if is_cut else without_idle_crops(item)
@@ -191,7 +192,7 @@ def _refused_kind(
 ) -> Mapping[str, JsonValue]:
     """The type and dataset_type of a backend that are not taken; empty where both are."""
     wrong = {option.name for option in (KIND, _TYPE) if first.is_wrong(option)}
-    if config.source == "http" and first[KIND] != "local":
+    if is_refused_kind(first[KIND], config.source):
         wrong.add(KIND.name)
     return {name: value for name, value in item.items() if option_name(name) in wrong}
 

@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 from trainer_core.config.plan import CaptionStrategy
 from trainer_core.config.simpletuner import source_columns as blocks
-from trainer_core.config.simpletuner.reading import Options
+from trainer_core.config.simpletuner.reading import Options, Source
 from trainer_core.config.simpletuner.source_types import (
     MAX_FILE_BYTES,
     MAX_ROWS,
@@ -28,9 +28,9 @@ KIND: Final[Option[SourceKind]] = SOURCES.choice(
     "type",
     SourceKind,
     "local",
-    "Where the pictures are: a local folder, a csv list of addresses, a dataset of the Hub "
-    "(huggingface), a bucket of S3 (aws), or tar files (webshart, webdataset). In a local run "
-    "those of other types are fetched first; the service takes local, with the images as files.",
+    "Where the pictures are: a local folder, a csv list of addresses, or a dataset of the Hub "
+    "(huggingface). In a local run they are fetched first; the service takes local, with the "
+    "images as files. A bucket of S3 (aws) and tar files (webshart) are not built yet.",
     known=("memory",),
     nearest="local, with the images as files",
 )
@@ -128,6 +128,11 @@ _STRATEGIES: Final[dict[SourceKind, tuple[WrittenStrategy, ...]]] = {
     "webdataset": ("webshart", "textfile", "instanceprompt", "filename"),
 }
 """Where captions may come from, by type; the first is the default of all but local and aws."""
+_NOT_FETCHED: Final[tuple[SourceKind, ...]] = ("aws", "webshart", "webdataset")
+"""Types whose keys are read, and whose pictures are not fetched yet."""
+_BRING_FILES: Final = (
+    "copy its pictures into a folder, with captions in text files beside them, and write type local"
+)
 _PUSH: Final = (
     "the service takes images as files: `reverie datasets push CONFIG --backend ID` fetches these "
     "and uploads them, and `reverie runs submit` does it by itself"
@@ -149,11 +154,19 @@ def check_strategy(
         options.problem(row, "conflict", message)
 
 
-def refuse_over_http(options: Options) -> None:
-    """Report a type whose pictures the service does not fetch; others are none of its business."""
-    if options.source == "http" and options[KIND] != "local":
-        message = f"type {options[KIND]} is not built over HTTP; {_PUSH}."
+def is_refused_kind(kind: SourceKind, source: Source) -> bool:
+    """Whether pictures of this type cannot be used in a run of this source."""
+    return kind in _NOT_FETCHED or (source == "http" and kind != "local")
+
+
+def refuse_kind(options: Options) -> None:
+    """Report a type that cannot be used, with what to do."""
+    kind = options[KIND]
+    if kind in _NOT_FETCHED:
+        message = f"type {kind} is not built in this version; {_BRING_FILES}."
         options.problem(KIND, "not_implemented", message)
+    elif options.source == "http" and kind != "local":
+        options.problem(KIND, "not_implemented", f"type {kind} is not built over HTTP; {_PUSH}.")
 
 
 def source_of(

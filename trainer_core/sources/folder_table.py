@@ -1,0 +1,51 @@
+"""A folder on this machine whose captions are in a table: links beside text files."""
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from trainer_core.config.simpletuner.source_types import CaptionTable
+from trainer_core.data.folder import list_files
+from trainer_core.sources.rows import Row, suffix_in
+from trainer_core.sources.tables import captions_by_table
+
+
+def pictures_in(folder: Path) -> dict[str, str]:
+    """Relative path of each picture → its size and time, which change with its content."""
+    found: dict[str, str] = {}
+    for path in list_files(folder).images:
+        stat = (folder / path).stat()
+        found[path] = f"{stat.st_size}-{stat.st_mtime_ns}"
+    return found
+
+
+def rows_of_folder(
+    folder: Path,
+    pictures: Mapping[str, str],
+    table: CaptionTable,
+    captions: Mapping[str, tuple[str, ...]],
+    missing: list[str],
+) -> Iterator[Row]:
+    """The rows of a folder; names of pictures that the table lacks are added to ``missing``."""
+    for path, token in pictures.items():
+        found, is_there = captions_by_table(captions, table, path)
+        if not is_there:
+            missing.append(path)
+        suffix = suffix_in(path)
+        yield Row(
+            key=path[: len(path) - len(suffix)] if suffix else path,
+            token=token,
+            suffix=suffix,
+            label=path,
+            captions=found,
+            write=functools.partial(_link, folder / path),
+        )
+
+
+def _link(file: Path, to: Path) -> None:
+    """A hard link where the disk can, so that no byte is there twice; else a copy."""
+    try:
+        os.link(file.resolve(), to)
+    except OSError:
+        to.write_bytes(file.read_bytes())
