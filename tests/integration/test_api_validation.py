@@ -217,6 +217,10 @@ def test_a_verified_dataset_is_reported_with_buckets_and_cache_hits(
     data = validated(tenant, run_request(ready))["data"]
     assert data["is_verified"]
     assert data["problems"] == []
+    for each in data["backends"]:
+        dataset = tenant.get(f"/v1/datasets/{each['dataset_id']}")
+        assert each["digest"] == dataset["digest"]
+        assert dataset["digest"].startswith("sha256:")
     assert {
         (each["backend"], each["num_images"], each["num_captions"]) for each in data["backends"]
     } == {
