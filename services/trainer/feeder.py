@@ -3,7 +3,7 @@
 The attempt's disk space is limited: when it is full, entries that are not needed soon are deleted.
 The training process keeps none of their files open, so a deleted one frees its space. To request a
 missing entry, the process creates an empty file of that name in the folder ``wanted``; that entry
-is fetched next.
+is fetched next. It is kept until the process has read it, which deletes the request then.
 """
 
 import threading
@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import chain
@@ -31,6 +32,8 @@ log = structlog.get_logger(__name__)
 _FETCHES: Final = 8
 """At the same time: one stream from S3 has 50 to 100 MB a second, a step may need more."""
 _LOOK_EVERY_S: Final = 0.5
+_UNREAD_S: Final = 1.0
+"""A process that waits repeats its request 50 times a second; one that is older is forgotten."""
 _END_S: Final = 2.0
 """For the fetches that are under way at the end."""
 _HEADER_BYTES: Final = 1 << 10
@@ -111,8 +114,11 @@ class Feeder:
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._step = from_step
-        self._wanted: list[str] = []
-        self._wanted_at_step = from_step
+        self._requested: list[str] = []
+        """The oldest first: none can be kept waiting by later ones."""
+        self._read: list[str] = []
+        """Requests that were served since the last step, the newest first."""
+        self._read_at_step = from_step
         self._other_bytes = other_bytes
         self._is_uploading = is_uploading
         self._held = _Held()
@@ -223,7 +229,7 @@ class Feeder:
 
     def _digests_within(self, room_bytes: int) -> dict[str, None]:
         soon: dict[str, None] = {}
-        for digest in chain(self._wanted, self._order.digests_from(self._step)):
+        for digest in chain(self._requested, self._read, self._order.digests_from(self._step)):
             if digest in soon:
                 continue
             room_bytes -= self._size_of(digest)
@@ -248,18 +254,33 @@ class Feeder:
         return self._fetcher.size_bytes(digest) + _HEADER_BYTES
 
     def _note_wanted(self) -> None:
-        """Read the requests; they hold until the next step, the newest first."""
-        if self._wanted_at_step != self._step:
-            self._wanted, self._wanted_at_step = [], self._step
-            self._soon = None
-        for path in self._wanted_folder.iterdir():
-            digest = path.name
-            if not self._order.has(digest):
-                continue
+        """Read the requests; those that were served hold until the next step, too."""
+        before = self._requested, self._read
+        now = {
+            path.name
+            for path in self._wanted_folder.iterdir()
+            if self._order.has(path.name) and not self._is_forgotten(path)
+        }
+        for digest in now:
             if not (self._folder / entry_name(digest)).exists():
                 self._held.gone(digest)  # it was damaged, and the process deleted it
-            if digest not in self._wanted:
-                self._wanted.insert(0, digest)
-                self._soon = None
-            if digest in self._held.present:
-                path.unlink(missing_ok=True)
+        served = [digest for digest in self._requested if digest not in now]
+        self._read = served + [each for each in self._read if each not in now]
+        if self._read_at_step != self._step:
+            self._read, self._read_at_step = [], self._step
+            self._soon = None
+        old = [digest for digest in self._requested if digest in now]
+        self._requested = old + sorted(now.difference(old))
+        if before != (self._requested, self._read):
+            self._soon = None
+
+    def _is_forgotten(self, request: Path) -> bool:
+        """Whether nobody waits for an entry that is there; the request is deleted then."""
+        if request.name not in self._held.present:
+            return False
+        with suppress(FileNotFoundError):  # it was read just now
+            if time.time() - request.stat().st_mtime < _UNREAD_S:
+                return False
+        request.unlink(missing_ok=True)
+        self._requested = [each for each in self._requested if each != request.name]
+        return True

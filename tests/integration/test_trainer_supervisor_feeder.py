@@ -3,19 +3,22 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from services.trainer.failures import AttemptFailedError
 from services.trainer.feed_order import FeedOrder
 from services.trainer.feeder import Feeder
 from tests.support.waiting import wait_until
 from tests.unit.config_examples import import_small
+from trainer_core.data.entries import EntryFolder, encoded, write_entry
 from trainer_core.data.entry_files import entry_name, wanted_folder
 from trainer_core.data.index import Caption, DataIndex, Encoding, Entry, Sample
 from trainer_core.data.orders import sampler_of
@@ -375,3 +378,38 @@ def test_nothing_is_waited_for_once_each_request_was_served(tmp_path: Path) -> N
         wait_until(lambda: held(tmp_path) == {last_but_one}, what="the second", deadline_s=10)
         # The first one has made room for it, and no step has been taken since.
         assert not feeder.is_waited_for
+
+
+class TextSource(Source):
+    """Writes entries that can be read."""
+
+    entry = encoded(
+        "text",
+        {"t5": torch.ones(1, 2, 4), "llama": torch.ones(1, 1, 2, 4), "pooled": torch.ones(1, 4)},
+    )
+
+    def size_bytes(self, digest: str) -> int:
+        return self.entry.size_bytes
+
+    def fetch(self, digest: str) -> None:
+        self.asked.append(digest)
+        write_entry(self.folder / entry_name(digest), self.entry)
+
+
+def read_in_turn(folder: Path, digests: Sequence[str]) -> int:
+    """As a rank does; returns how many it has read."""
+    entries = EntryFolder(folder, wait_s=20, while_waiting=lambda digest: ask_for(folder, digest))
+    return sum(bool(entries.read(digest, "text")) for digest in digests)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_ranks_go_on_where_the_room_has_one_entry_only(tmp_path: Path, ranks: int) -> None:
+    """No step ends before each has read its batch, which may have an entry several times."""
+    index = index_of(3 * ranks)
+    batches = [[index.entries[3 * rank + n].digest for n in (0, 1, 0, 2)] for rank in range(ranks)]
+    with (
+        feeder_of(index, TextSource(tmp_path), 1),
+        ThreadPoolExecutor(ranks) as pool,
+    ):
+        read = pool.map(read_in_turn, [tmp_path] * ranks, batches)
+        assert list(read) == [4] * ranks

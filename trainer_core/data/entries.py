@@ -15,7 +15,13 @@ from typing import Any, Final
 
 import torch
 
-from trainer_core.data.entry_files import ReadEntry, entry_name, read_entry_file, write_entry_file
+from trainer_core.data.entry_files import (
+    ReadEntry,
+    entry_name,
+    read_entry_file,
+    wanted_folder,
+    write_entry_file,
+)
 from trainer_core.data.index import EntryKind
 from trainer_core.errors import ShardCorruptError, ShardMissingError
 from trainer_core.weights.entries import BadHeaderError
@@ -101,8 +107,8 @@ class EntryFolder:
         self._wait_s = wait_s
         self._while_waiting = while_waiting
         self._waits_s: list[float] = []
-        self._verified: set[tuple[str, int, int]] = set()
-        """Digest, inode and mtime of the files whose bytes were compared."""
+        self._verified: dict[str, tuple[int, int]] = {}
+        """Digest → inode and mtime of the file whose bytes were compared last."""
 
     @property
     def waited_s(self) -> float:
@@ -129,8 +135,9 @@ class EntryFolder:
             ShardCorruptError: the file is damaged, and is deleted now; or it is not of this kind.
         """
         path = self._folder / entry_name(digest)
+        has_waited = False
         while True:
-            self._await(path, digest)
+            has_waited |= self._await(path, digest)
             try:
                 facts = path.stat()
                 found = read_entry_file(path)
@@ -139,20 +146,23 @@ class EntryFolder:
             except BadHeaderError as error:
                 raise _damaged(path, str(error)) from error
             break
-        seen = digest, facts.st_ino, facts.st_mtime_ns
-        if not self._are_checked and seen not in self._verified:
+        if has_waited:  # from now on it may be deleted to make room for another
+            (wanted_folder(self._folder) / digest).unlink(missing_ok=True)
+        seen = facts.st_ino, facts.st_mtime_ns
+        if not self._are_checked and self._verified.get(digest) != seen:
             if (why := found.damage()) is not None:
                 raise _damaged(path, why)
-            self._verified.add(seen)
+            self._verified[digest] = seen
         return _tensors(found, kind, path.name)
 
     def is_there(self, digest: str) -> bool:
         """Whether the entry exists, so that reading it does not wait."""
         return (self._folder / entry_name(digest)).is_file()
 
-    def _await(self, path: Path, digest: str) -> None:
+    def _await(self, path: Path, digest: str) -> bool:
+        """Wait until the file exists; False where it did already."""
         if path.is_file():
-            return
+            return False
         started_s = time.monotonic()
         deadline = started_s + self._wait_s
         while not path.is_file():
@@ -164,6 +174,7 @@ class EntryFolder:
                 self._while_waiting(digest)
             time.sleep(_WAIT_POLL_S)
         self._waits_s.append(time.monotonic() - started_s)
+        return True
 
 
 def _damaged(path: Path, why: str) -> ShardCorruptError:
