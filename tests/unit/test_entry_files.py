@@ -160,6 +160,16 @@ def test_a_file_that_was_read_is_trusted_again(file: Path, change: Callable[[Pat
     assert is_unchanged(file)
 
 
+@pytest.mark.parametrize("mtime_s", ["9" * 5000, "-1", "soon", ""])
+def test_a_time_that_is_none_is_not_trusted(tmp_path: Path, mtime_s: str) -> None:
+    path = tmp_path / entry_name("ab12")
+    path.write_bytes(new_header(TENSORS, {"sha256": SHA256, "mtime_s": mtime_s}) + DATA)
+
+    assert damage_of(path) is None
+    trust(path)
+    assert not is_unchanged(path)
+
+
 @pytest.mark.parametrize("call", [read_entry_file, damage_of, is_unchanged])
 def test_a_file_that_is_gone_is_not_damaged(tmp_path: Path, call: Callable[[Path], object]) -> None:
     with pytest.raises(FileNotFoundError):

@@ -31,6 +31,7 @@ _SUFFIX: Final = ".safetensors"
 _SHA256: Final = "sha256"
 _MTIME: Final = "mtime_s"
 _NS: Final = 1_000_000_000
+_MTIME_DIGITS: Final = 11
 _HUGE_PAGE_BYTES: Final = 2 << 20
 
 TensorFacts = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -131,17 +132,23 @@ def is_unchanged(path: Path) -> bool:
     """
     mtime_ns = path.stat().st_mtime_ns
     try:
-        written_s = read_entries(path).metadata.get(_MTIME, "")
+        written_s = _written_s(read_entries(path))
     except BadHeaderError:
         return False
-    return written_s.isdecimal() and mtime_ns == int(written_s) * _NS
+    return written_s is not None and mtime_ns == written_s * _NS
 
 
 def trust(path: Path) -> None:
     """Give a file that was read and is whole the time that it was written with. Raises OSError."""
-    written_s = read_entries(path).metadata.get(_MTIME, "")
-    if written_s.isdecimal():  # not covered by the digest; without it the file is read each time
-        os.utime(path, (int(written_s), int(written_s)))
+    written_s = _written_s(read_entries(path))
+    if written_s is not None:  # not covered by the digest; without it the file is read each time
+        os.utime(path, (written_s, written_s))
+
+
+def _written_s(header: Header) -> int | None:
+    """When the file was written; None where the header does not say so."""
+    text = header.metadata.get(_MTIME, "")
+    return int(text) if text.isdecimal() and len(text) <= _MTIME_DIGITS else None
 
 
 def _new_buffer(size_bytes: int) -> bytearray | mmap.mmap:
