@@ -5,7 +5,7 @@ An entry is read as one range of the file and checked, without the rest.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from services.domain.ledger import CachedShard
-from services.objects.errors import ObjectCorruptError
+from services.objects.errors import ObjectCorruptError, ObjectMissingError, ObjectTooBigError
 from services.objects.folders import MANIFEST_LIMIT_BYTES, FileFacts, files_of, get_manifest
 from services.objects.keys import MANIFEST_NAME, shard_prefix
 from services.objects.local_files import sha256_of
@@ -39,13 +39,15 @@ def put_shard(
 ) -> CachedShard:
     """Store a cache shard. Of two writers the first one wins, and the other adopts its manifest.
 
+    A manifest that is of no use is replaced: its content is gone, or an entry is missing there.
+
     Args:
         digest: the name of the shard, which depends on the inputs and not on the content.
         kind: ``latents``, ``text`` or ``masks``.
         local_file: as ``trainer_core.data.encode.encode_shard`` wrote it.
 
     Raises:
-        ObjectCorruptError: the existing manifest names content that does not exist.
+        ObjectCorruptError: another builder replaces such a manifest at the same time.
         BadHeaderError: the local file is no shard.
     """
     prefix = shard_prefix(tenant_id, digest)
@@ -65,20 +67,34 @@ def put_shard(
     ).encode()
     fault_point("shard.before_manifest")
     if not store.commit_once(prefix + MANIFEST_NAME, manifest):
-        manifest = store.get_bytes(prefix + MANIFEST_NAME, limit_bytes=MANIFEST_LIMIT_BYTES)
-        existing, facts = _contents(manifest, prefix)
-        if store.size(existing.key) != facts.size_bytes:
-            raise ObjectCorruptError(existing.key, "is missing, though a manifest names it")
-        if existing.key != prefix + name:
-            store.delete(prefix + name)  # a manifest never changes, so none will name it
-        places = existing.places
+        earlier = _usable_manifest(store, prefix, places)
+        if earlier is None:
+            store.delete(prefix + MANIFEST_NAME)
+            if not store.commit_once(prefix + MANIFEST_NAME, manifest):
+                raise ObjectCorruptError(prefix + MANIFEST_NAME, "changed meanwhile")
+        else:
+            manifest = earlier
+    stored, facts = _contents(manifest, prefix)
+    if stored.key != prefix + name:
+        store.delete(prefix + name)  # a manifest never changes, so none will name it
     return CachedShard(
         digest=digest,
         kind=kind,
         manifest_sha256=hashlib.sha256(manifest).hexdigest(),
         size_bytes=facts.size_bytes,
-        entries={entry: place.size_bytes for entry, place in places.items()},
+        entries={entry: place.size_bytes for entry, place in stored.places.items()},
     )
+
+
+def _usable_manifest(store: ObjectStore, prefix: str, needed: Collection[str]) -> bytes | None:
+    """The manifest that is there; None where its content is gone, or lacks an entry."""
+    try:
+        manifest = store.get_bytes(prefix + MANIFEST_NAME, limit_bytes=MANIFEST_LIMIT_BYTES)
+        contents, facts = _contents(manifest, prefix)
+    except (ObjectCorruptError, ObjectMissingError, ObjectTooBigError):
+        return None
+    is_whole = store.size(contents.key) == facts.size_bytes
+    return manifest if is_whole and contents.places.keys() >= set(needed) else None
 
 
 def get_contents(store: AttemptObjects, tenant_id: str, shard: CachedShard) -> ShardContents:
