@@ -149,7 +149,12 @@ def push_a_large_picture(client: Client, folder: Path) -> None:
     (large / "large.jpg").write_bytes(picture + bytes(34_000_000))
     (large / "large.txt").write_text("a cup of coffee")
     push_folder(client, large)
-    check(len(client.list_datasets().data) == 2, "both datasets should be listed")
+    both = [dataset["id"] for dataset in client.list_datasets().data]
+    check(len(both) == 2, "both datasets should be listed")
+    files = client.list_dataset_files(both[0]).data
+    check([file["path"] for file in files] == ["large.jpg", "large.txt"], "and its files")
+    changes = client.diff_datasets(both[1], against=both[0])["totals"]
+    check(changes is not None and changes["added"] == 2, "the large one should have two others")
 
 
 def give_up_an_upload(client: Client) -> str:

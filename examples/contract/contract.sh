@@ -157,6 +157,12 @@ done < "$work/uploads"
 call 200 POST /v1/uploads/parts --json "$parts" # all are there: this joins them
 has '"present":true'
 
+say "   The files of a dataset, and what another one has in place of them."
+call 200 GET "/v1/datasets/$dataset/files"
+has '"path":"espresso_cup.jpg"'
+call 200 GET "/v1/datasets/$dataset/diff?against=$large"
+has '"path":"large.jpg"'
+
 say "5. What would a run be? Nothing is stored and nothing starts."
 request=$(sed "s/DATASET/$dataset/" run.json)
 call 200 POST /v1/runs:validate --json "$request"

@@ -210,7 +210,7 @@ def test_pictures_are_inspected_without_torch(tmp_path: Path) -> None:
         maps = Path(f"/proc/{child.process.pid}/maps").read_text()
 
     assert reply["ok"]
-    assert reply["facts"] == {"a/good.png": {"width_px": 256, "height_px": 192}}
+    assert reply["facts"] == {"a/good.png": {"width_px": 256, "height_px": 192, "lit": "red"}}
     assert [(e["path"], e["code"]) for e in reply["errors"]] == [("a/bad.jpg", "bad_image")]
     assert "torch" not in maps
 

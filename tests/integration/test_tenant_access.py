@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from services.store import (
     batches,
     cache_entries,
     checkpoint_retention,
+    dataset_versions,
     datasets,
     deletions,
     idempotency,
@@ -88,6 +90,13 @@ READS: dict[str, Call] = {
     "batches.runs_not_over": lambda c, r: batches.runs_not_over(c, r.ada, r.batch_id),
     "batches.runs_of": lambda c, r: batches.runs_of(c, r.ada, r.batch_id),
     "batches.shares": lambda c, r: batches.shares(c, r.ada, [r.batch_id]),
+    "dataset_versions.changes_page": lambda c, r: dataset_versions.changes_page(
+        c, r.ada, r.lonely_id, r.dataset_id, limit=10
+    ),
+    "dataset_versions.count_changes": lambda c, r: any(
+        astuple(dataset_versions.count_changes(c, r.ada, r.lonely_id, r.dataset_id))
+    ),
+    "dataset_versions.paths": lambda c, r: list(dataset_versions.paths(c, r.ada, r.dataset_id)),
     "datasets.get": lambda c, r: datasets.get(c, r.ada, r.dataset_id),
     "datasets.list_page": lambda c, r: datasets.list_page(c, r.ada, 10),
     "datasets.find_file": lambda c, r: datasets.find_file(c, r.ada, r.dataset_id, "a.png"),
@@ -167,6 +176,9 @@ WRITES: dict[str, Call] = {
     "deletions.delete_tenant": lambda c, r: deletions.delete_tenant(c, r.ada, name="ada"),
     "batches.create": lambda c, r: batches.create(
         c, r.ada, name="", sweep=None, num_rows=1, refused=[]
+    ),
+    "dataset_versions.take_over": lambda c, r: dataset_versions.take_over(
+        c, r.ada, r.lonely_id, base=r.dataset_id, removed=[]
     ),
     "datasets.complete": lambda c, r: datasets.complete(c, r.ada, r.dataset_id),
     "datasets.create": lambda c, r: datasets.create(c, r.ada, "photos", [FILE]),

@@ -278,13 +278,20 @@ def test_an_address_that_is_none(ask: Asker) -> None:
                 assert answer.status_code in (404, 405), (name, wrong, answer.text)
 
 
+PATHS_AS_CURSORS = (
+    "GET /v1/datasets/{dataset_id}/diff",
+    "GET /v1/datasets/{dataset_id}/files",
+)
+"""Lists whose cursor is the path of a file, which may be any text."""
+
+
 def test_a_cursor_of_another_list(ask: Asker) -> None:
     """Every id of another kind is refused as a cursor, and a number where an id is due."""
     ids = {value for value in NOBODYS.values() if "_" in value}
     cursors = [*sorted(ids), "1", "2026-11", "result/a"]
     for name, path, operation in operations():
         found = [each for each in queried(operation) if each["name"] == "after"]
-        if not found or "pattern" not in found[0]["schema"]:
+        if not found or "pattern" not in found[0]["schema"] or name in PATHS_AS_CURSORS:
             continue
         taken = 0
         for cursor in cursors:

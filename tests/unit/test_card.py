@@ -63,6 +63,7 @@ def test_the_card_says_how_many_captions_were_cut_and_names_no_file(plan: Plan) 
         num_images=1,
         first=("private/a.png",),
         is_exact=True,
+        by_encoder={"text_encoder_3": (3, 300)},
     )
     card = render_card(json.loads(json.dumps(facts(plan, captions=cut))))
     estimated = render_card(facts(plan, captions=replace(cut, is_exact=False)))

@@ -1,13 +1,13 @@
 """The arithmetic of the demo's closing line."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.cli.demo_report import cached_rows, fixed_losses, loss_drop, newest_checkpoint
+from services.cli.demo_report import cached_entries, fixed_losses, loss_drop, newest_checkpoint
 from services.client.run_output_shapes import Event
+from trainer_core.data.shard_files import shard_header
 
 
 def test_the_drop_is_paired_and_in_units_of_its_error() -> None:
@@ -35,17 +35,18 @@ def test_the_first_and_the_last_fixed_loss_count() -> None:
         fixed_losses(events[:2])
 
 
-def test_rows_are_counted_from_the_files_themselves(tmp_path: Path) -> None:
-    for digest, field, rows in (("a", "mean", 3), ("b", "mean", 2), ("c", "pooled", 8)):
-        folder = tmp_path / "tenants" / "ten_1" / "cache" / digest
+def test_entries_are_counted_from_the_files_themselves(tmp_path: Path) -> None:
+    for shard, tensor, number in (("a", "mean", 3), ("b", "mean", 2), ("c", "pooled", 8)):
+        folder = tmp_path / "tenants" / "ten_1" / "cache" / shard
         folder.mkdir(parents=True)
-        header = {field: {"dtype": "F32", "shape": [rows, 1], "data_offsets": [0, 4 * rows]}}
-        body = json.dumps(header).encode()
-        content = len(body).to_bytes(8, "little") + body + bytes(4 * rows)
-        (folder / "content.safetensors").write_bytes(content)
+        names = [f"{shard}{n}" for n in range(number)]
+        header = shard_header(
+            {name: {tensor: ("F32", (1,))} for name in names}, dict.fromkeys(names, "0" * 64)
+        )
+        (folder / "content.safetensors").write_bytes(header + bytes(4 * number))
 
-    assert cached_rows(tmp_path, "latents") == 5
-    assert cached_rows(tmp_path, "text") == 8
+    assert cached_entries(tmp_path, "mean") == 5
+    assert cached_entries(tmp_path, "pooled") == 8
 
 
 def test_a_checkpoint_without_manifest_does_not_count(tmp_path: Path) -> None:
