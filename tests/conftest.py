@@ -10,6 +10,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 
 pytest_plugins = [
     "tests.support.postgres",
+    "tests.support.verifying",
     "tests.support.runs",
     "tests.support.redis",
     "tests.support.rgw",

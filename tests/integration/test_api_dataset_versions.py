@@ -13,7 +13,7 @@ from services.store.datasets import FileFacts
 from tests.support.api_keys import digest
 from tests.support.fleet import Fleet
 from tests.support.service import database_of, new_tenant
-from tests.support.tenant import Json, Tenant
+from tests.support.tenant import Json, Tenant, listed
 from tests.support.verifying import end_verification
 
 FILES = {"a.jpg": b"1", "b/a.jpg": b"2", "b/a.txt": b"3", "b/b.jpg": b"4", "z.jpg": b"5"}
@@ -35,13 +35,6 @@ def tenant(fleet: Fleet) -> Tenant:
 def store(fleet: Fleet) -> Iterator[Database]:
     with database_of(fleet) as database:
         yield database
-
-
-def listed(files: Mapping[str, bytes]) -> list[Json]:
-    return [
-        {"path": path, "size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-        for path, body in files.items()
-    ]
 
 
 def tenant_id_of(store: Database, tenant: Tenant) -> str:

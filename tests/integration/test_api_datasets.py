@@ -16,7 +16,7 @@ from services.store.datasets import FileFacts
 from tests.support.api_keys import digest
 from tests.support.fleet import Fleet, children_of
 from tests.support.service import database_of, new_tenant, run_request
-from tests.support.tenant import Json, Tenant
+from tests.support.tenant import Json, Tenant, listed
 from tests.support.verifying import end_verification
 
 
@@ -36,13 +36,6 @@ def tenant(fleet: Fleet) -> Tenant:
 def store(fleet: Fleet) -> Iterator[Database]:
     with database_of(fleet) as database:
         yield database
-
-
-def listed(files: dict[str, bytes]) -> list[Json]:
-    return [
-        {"path": path, "size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-        for path, body in files.items()
-    ]
 
 
 def uploads_of(tenant: Tenant, dataset_id: str, **more: object) -> Json:

@@ -1,9 +1,6 @@
 """A dataset of 100,000 files grows by ten: in seconds, and only the ten are verified."""
 
-import os
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,13 +24,6 @@ LIMIT_S = 30.0
 @pytest.fixture
 def ada(database: Database) -> TenantDatabase:
     return TenantDatabase.new(database)
-
-
-@pytest.fixture(scope="module")
-def inspector() -> Iterator[RequestChild]:
-    command = (sys.executable, "-m", "trainer_core", "inspect")
-    with RequestChild(command, env=os.environ) as child:
-        yield child
 
 
 def file(number: int) -> NewFile:

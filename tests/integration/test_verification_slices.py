@@ -3,8 +3,6 @@
 import hashlib
 import io
 import math
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -36,13 +34,6 @@ from trainer_core.data.listed import items_of
 
 BATCH = 32
 OFFER = timedelta(seconds=10)
-
-
-@pytest.fixture(scope="module")
-def inspector() -> Iterator[RequestChild]:
-    command = (sys.executable, "-m", "trainer_core", "inspect")
-    with RequestChild(command, env=os.environ) as child:
-        yield child
 
 
 @pytest.fixture

@@ -1,15 +1,11 @@
 """A file is verified once for a tenant, whatever dataset lists it and whoever dies meanwhile."""
 
 import hashlib
-import io
-import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from services.cache_builder.verify import RULES, Verifier
 from services.objects.folder_store import FolderStore
@@ -19,6 +15,7 @@ from services.processes.request_child import RequestChild
 from services.store import dataset_versions, datasets, deletions, verification
 from services.store.database import Database
 from services.store.datasets import Dataset, DatasetFile, NewFile
+from tests.support.pictures import picture as one_coloured
 from tests.support.runs import TenantDatabase
 from tests.support.verifying import open_verifier
 
@@ -33,13 +30,6 @@ class CountingStore(FolderStore):
     def get_to(self, key: str, path: Path) -> None:
         self.read[key] += 1
         super().get_to(key, path)
-
-
-@pytest.fixture(scope="module")
-def inspector() -> Iterator[RequestChild]:
-    command = (sys.executable, "-m", "trainer_core", "inspect")
-    with RequestChild(command, env=os.environ) as child:
-        yield child
 
 
 @pytest.fixture
@@ -61,9 +51,7 @@ def verifier(
 
 
 def picture(number: int) -> bytes:
-    body = io.BytesIO()
-    Image.new("RGB", (64 + number, 48), (number, 90, 40)).save(body, "PNG")
-    return body.getvalue()
+    return one_coloured(number, size=(64 + number, 48))
 
 
 def pictures(numbers: range) -> dict[str, bytes]:

@@ -1,6 +1,5 @@
 """What must not be read in a log: keys, signed addresses, and what tenants write."""
 
-import hashlib
 from collections.abc import Callable
 
 import httpx
@@ -9,7 +8,7 @@ import pytest
 from services.domain.api_keys import new_key
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant, run_request
-from tests.support.tenant import Tenant
+from tests.support.tenant import Tenant, listed
 
 CAPTION = "a canary caption of a yellow door"
 PROMPT = "a canary prompt of a green boat"
@@ -30,11 +29,7 @@ def tenant(fleet: Fleet) -> Tenant:
 
 def test_the_log_of_the_api_has_no_secret_and_nothing_private(fleet: Fleet, tenant: Tenant) -> None:
     files = {"a.jpg": b"not looked at here", "a.txt": CAPTION.encode()}
-    listed = [
-        {"path": path, "size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-        for path, body in files.items()
-    ]
-    dataset = tenant.post("/v1/datasets", {"name": WRITTEN, "files": listed})["id"]
+    dataset = tenant.post("/v1/datasets", {"name": WRITTEN, "files": listed(files)})["id"]
     signed = []
     for upload in tenant.post("/v1/uploads", {"dataset_id": dataset})["data"]:
         signed.append(upload["url"].partition("signature=")[2].partition("&")[0])

@@ -14,6 +14,14 @@ from tests.support.waiting import wait_until
 Json = dict[str, Any]
 
 
+def listed(files: Mapping[str, bytes]) -> list[Json]:
+    """The files as a new dataset declares them."""
+    return [
+        {"path": path, "size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+        for path, body in files.items()
+    ]
+
+
 class Tenant:
     def __init__(self, url: str, api_key: str) -> None:
         self.http = httpx.Client(
@@ -24,11 +32,7 @@ class Tenant:
         self, files: Mapping[str, bytes], *, name: str = "photos", complete: bool = True
     ) -> str:
         """Create a dataset, upload what the store lacks by presigned PUT, and complete it."""
-        listed = [
-            {"path": path, "size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-            for path, body in files.items()
-        ]
-        dataset = self.post("/v1/datasets", {"name": name, "files": listed})
+        dataset = self.post("/v1/datasets", {"name": name, "files": listed(files)})
         self._upload(dataset["id"], files)
         if complete:
             self.complete(dataset["id"])

@@ -1,8 +1,12 @@
 """Verification in this process, and its result without looking at the files."""
 
 import contextlib
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import pytest
 
 from services.cache_builder.verify import RULES, Verifier
 from services.domain.errors import Problem
@@ -13,6 +17,14 @@ from services.store.database import Connection, Database
 from services.store.datasets import FileFacts
 from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
+
+
+@pytest.fixture(scope="module")
+def inspector() -> Iterator[RequestChild]:
+    """The decoder of a cache builder."""
+    command = (sys.executable, "-m", "trainer_core", "inspect")
+    with RequestChild(command, env=os.environ) as child:
+        yield child
 
 
 @contextlib.contextmanager
