@@ -168,7 +168,7 @@ class Builder:
         inputs: dict[str, str] = {}
         missing: dict[str, Picture] = {}
         for entry in spec.contents():
-            if not isinstance(entry, Picture) or entry.sha256 in inputs.keys() | missing.keys():
+            if not isinstance(entry, Picture) or entry.sha256 in inputs or entry.sha256 in missing:
                 continue
             local = folder / entry.sha256
             try:

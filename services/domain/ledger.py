@@ -49,7 +49,7 @@ class CachedShard:
 
     digest: str
     kind: str
-    """``latents`` or ``text``."""
+    """``latents``, ``text`` or ``masks``."""
     manifest_sha256: str
     size_bytes: int
     entries: dict[str, int] = field(default_factory=dict)

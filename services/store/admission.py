@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 from psycopg.rows import class_row
@@ -226,36 +227,28 @@ def place_of(conn: Connection, run: Run) -> tuple[RunStatus, Stage]:
     return RunStatus.QUEUED, Stage.CAPACITY
 
 
-_OF_OLDER_INDEX: Final = """
-SELECT runs.run_id FROM runs JOIN run_documents USING (run_id, tenant_id)
+_OF_OLDER_INDEX: Final = SQL("""
+SELECT {columns} FROM runs JOIN run_documents USING (run_id, tenant_id)
 WHERE lease_until IS NULL AND data_index IS NOT NULL
     AND (index_version IS NULL OR index_version < %s)
     AND ((status = 'queued' AND stage = 'capacity') OR (status = 'running' AND stage = 'caching'))
 LIMIT %s FOR UPDATE OF runs SKIP LOCKED
-"""
+""").format(columns=columns_of(Run))
 
 
 def readmit_older(conn: Connection, limit: int) -> int:
     """Have runs indexed again that a version before has indexed; returns how many."""
-    found = conn.execute(_OF_OLDER_INDEX, (run_documents.INDEX_VERSION, limit)).fetchall()
-    for (run_id,) in found:
-        run = _read(conn, run_id)
-        if run.status == RunStatus.QUEUED:
-            transitions.change_stage(conn, run, Stage.ADMISSION)
-        else:
-            transitions.change_status(conn, run, RunStatus.QUEUED, stage=Stage.ADMISSION)
-        conn.execute("UPDATE runs SET ring_after = clock_timestamp() WHERE run_id = %s", (run_id,))
-    return len(found)
-
-
-_READ: Final = SQL("SELECT {columns} FROM runs WHERE run_id = %s").format(columns=columns_of(Run))
-
-
-def _read(conn: Connection, run_id: str) -> Run:
     with conn.cursor(row_factory=class_row(Run)) as cursor:
-        run = cursor.execute(_READ, (run_id,)).fetchone()
-    assert run is not None  # its row is locked
-    return run
+        found = cursor.execute(_OF_OLDER_INDEX, (run_documents.INDEX_VERSION, limit)).fetchall()
+    now = timedelta()
+    for run in found:
+        if run.status == RunStatus.QUEUED:
+            transitions.change_stage(conn, run, Stage.ADMISSION, ring_after=now)
+        else:
+            transitions.change_status(
+                conn, run, RunStatus.QUEUED, stage=Stage.ADMISSION, ring_after=now
+            )
+    return len(found)
 
 
 def _shard_states(conn: Connection, run_id: str) -> list[tuple[str, dict[str, Any] | None]]:

@@ -30,7 +30,7 @@ class ShardWork:
     tenant_id: str
     digest: str
     kind: str
-    """``latents`` or ``text``."""
+    """``latents``, ``text`` or ``masks``."""
     spec: dict[str, Any]
     """``trainer_core.data.shards.ShardSpec`` as JSON."""
     base_model: str

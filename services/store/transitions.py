@@ -80,23 +80,31 @@ def change_status(
 
 _CHANGE_STAGE: Final = SQL("""
 UPDATE runs SET stage = %(stage)s, status_reason = %(reason)s, version = version + 1,
-    updated_at = clock_timestamp(), offered_until = NULL, offered_to = NULL, ring_after = NULL,
-    dispatch_failures = 0
+    updated_at = clock_timestamp(), offered_until = NULL, offered_to = NULL,
+    dispatch_failures = 0, ring_after = clock_timestamp() + make_interval(secs => %(ring_after_s)s)
 WHERE run_id = %(run_id)s
 RETURNING {columns}
 """).format(columns=columns_of(Run))
 
 
-def change_stage(conn: Connection, run: Run, stage: Stage, *, reason: Failure | None = None) -> Run:
+def change_stage(
+    conn: Connection,
+    run: Run,
+    stage: Stage,
+    *,
+    reason: Failure | None = None,
+    ring_after: timedelta | None = None,
+) -> Run:
     """Change the stage within the status and write the event of that status.
 
-    ``reason`` is shown to the tenant.
+    ``reason`` and ``ring_after`` are those of ``change_status``.
     """
     body = None if reason is None else failure_as_json(reason)
     facts = {
         "run_id": run.run_id,
         "stage": stage,
         "reason": None if body is None else Jsonb(body),
+        "ring_after_s": None if ring_after is None else seconds(ring_after),
     }
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         changed = cursor.execute(_CHANGE_STAGE, facts).fetchone()

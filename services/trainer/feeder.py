@@ -19,15 +19,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-import structlog
-
 from services.trainer.failures import failure_of_attempt
 from services.trainer.feed_order import FeedOrder
 from services.trainer.lease import NotWantedError
 from trainer_core.data.entry_files import entry_name, wanted_folder
 from trainer_core.process.failure import Failure
-
-log = structlog.get_logger(__name__)
 
 _FETCHES: Final = 8
 """At the same time: one stream from S3 has 50 to 100 MB a second, a step may need more."""
@@ -193,7 +189,6 @@ class Feeder:
             digest = self._fetches.pop(future)
             future.result()
             self._held.arrived(digest)
-            log.debug("entry_fetched", digest=digest)
 
     def _next_fetches(self, most: int) -> list[str]:
         """Entries to fetch next, which count as arriving; deletes others to make room."""
@@ -219,7 +214,7 @@ class Feeder:
         return chosen
 
     def _what_is_needed_soon(self, room_bytes: int) -> _Soon:
-        """Entries by first use, within the room; at least one. Made anew when a step is done."""
+        """Entries by first use, within the room, which changes; at least one."""
         soon = self._soon
         if soon is None or time.monotonic() - soon.made_at_s > _LOOK_EVERY_S:
             digests = self._digests_within(room_bytes)
@@ -245,7 +240,6 @@ class Feeder:
             for digest in [each for each in held.present if each not in soon.digests]:
                 (self._folder / entry_name(digest)).unlink(missing_ok=True)
                 held.gone(digest)
-                log.debug("entry_evicted", digest=digest)
                 if held.total_bytes <= limit_bytes:
                     break
         return held.total_bytes <= limit_bytes

@@ -13,6 +13,7 @@ from services.domain.media import Media
 
 MAX_FILES = 100_000
 MAX_UPLOADS = 1000
+MAX_LISTED = 1000
 MAX_PARTS = max(len(part_sizes(most)) for _, most in SIZES_BYTES.values())
 
 
@@ -125,9 +126,6 @@ class Dataset(Shape):
     links: dict[str, str]
     created_at: datetime
     updated_at: datetime
-
-
-MAX_LISTED = 1000
 
 
 class DatasetFile(Shape):
