@@ -33,7 +33,8 @@ class Dataset:
     """None until it is completed; 0 where it expired and its files are deleted."""
     verified_files: int
     digest: str | None
-    """``dataset_digest.digest_of`` its files; None until it is completed."""
+    """``dataset_digest.digest_of`` its files; None until it is completed, and where that was before
+    datasets had digests."""
     based_on: str | None
     """The dataset whose files it took over at the start, which may be deleted by now."""
     created_at: datetime

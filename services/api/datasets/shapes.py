@@ -120,7 +120,7 @@ class Dataset(Shape):
     """Files that are verified so far."""
     digest: str | None
     """``sha256:`` and 64 hex digits. Two datasets with the same files have the same one; null until
-    the dataset is completed."""
+    the dataset is completed, and where that was before datasets had digests."""
     based_on: str | None
     """The dataset whose files it took over, which may be deleted by now."""
     links: dict[str, str]

@@ -69,7 +69,7 @@ class BackendData(Shape):
     dataset_id: str
     status: Literal["uploading", "verifying", "ready", "rejected"]
     digest: str | None
-    """Of the dataset; null until it is completed."""
+    """Of the dataset, and null where that has none."""
     num_images: int
     num_captions: int
     """Caption files."""
