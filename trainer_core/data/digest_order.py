@@ -6,7 +6,7 @@ micro-batches of a backend is keyed, and backends are mixed as ``mixing`` says. 
 the number of the micro-batch alone, so the millionth one costs as much as the first.
 
 The order belongs to the whole data, and not to groups of it that lie together in storage: one
-sample is read by itself, as it has 17 to 33 MB.
+sample is read by itself, as it has 17 to 37 MB.
 """
 
 from bisect import bisect_right

@@ -17,7 +17,7 @@ _MOST_PIXELS: Final = 32 << 20
 """Of the images of a shard. Latents of a million pixels are 2 MB, so it has 64 MB."""
 _MOST_IMAGES: Final = 64
 _MOST_CAPTIONS: Final = 7
-"""33 MB each, so a shard has 231 MB."""
+"""33 MiB each, so a shard has 231 MiB."""
 
 
 class ShardSpec(Frozen):

@@ -1,4 +1,4 @@
-"""Keys of data backends whose pictures are fetched first: lists, the Hub, buckets, tar files."""
+"""Keys of data backends whose pictures are elsewhere: lists, the Hub, buckets, tar files."""
 
 from typing import Final, Literal
 

@@ -1,8 +1,9 @@
 """A table of cache entries: which shard of a tenant has which encoded picture or caption.
 
 A table and a column are added, so processes of the version before keep working meanwhile. But
-their trainers fail a run whose data index is of this version: upgrade trainers before the cache
-builders. Runs that cache builders of before have indexed are indexed again by new ones.
+their trainers fail a run whose data index is of this version, and their cache builders cannot build
+the shards of such a run: upgrade trainers first, then cache builders. Runs that cache builders of
+before have indexed are indexed again by new ones.
 """
 
 from alembic import op
