@@ -79,7 +79,7 @@ class OutputError(TrainerError):
 
 
 class ShardMissingError(TrainerError):
-    """A cache shard did not arrive in time."""
+    """A cache entry did not arrive in time."""
 
     code = "shard_missing"
     category: Category = Category.INFRA
@@ -87,7 +87,7 @@ class ShardMissingError(TrainerError):
 
 
 class ShardCorruptError(TrainerError):
-    """A cache shard, or an input of one, does not match its spec."""
+    """A cache entry, or the image of one, is damaged or not what its digest says."""
 
     code = "shard_corrupt"
     category: Category = Category.INFRA

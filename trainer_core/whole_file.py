@@ -1,7 +1,23 @@
 """Replace a file by one that appears complete or not at all. Imports no torch."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` that replaces it when the block ends; after an error no draft stays.
+
+    The block writes it. Raises OSError.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -9,9 +25,5 @@ def replace_text(path: Path, text: str) -> None:
 
     Raises OSError.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with draft_of(path) as draft:
         draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -167,7 +167,7 @@ class Builder:
         spec = _spec_of(work)
         inputs: dict[str, str] = {}
         missing: dict[str, Picture] = {}
-        for entry in spec.contents():
+        for entry in spec.entries:
             if not isinstance(entry, Picture) or entry.sha256 in inputs or entry.sha256 in missing:
                 continue
             local = folder / entry.sha256
@@ -195,7 +195,7 @@ class Builder:
         with self.database.transaction() as conn:
             needed = shards.needed_pictures(conn, work, missing)
             for sha256, picture in missing.items():
-                if sha256 in needed or not rest.contents():
+                if sha256 in needed or not rest.entries:
                     message = f"{picture.path} is no longer in the object store: {_PUSH_AGAIN}."
                     raise BuildFailedError(infra_failure("input_missing", message))
             left_out = set(spec.digests()) - set(rest.digests())

@@ -55,7 +55,7 @@ WRITER = textwrap.dedent(
     for line in sys.stdin:
         request = json.loads(line)
         spec = ShardSpec.model_validate(request["spec"])
-        names = {each.sha256 for each in spec.contents()} if spec.kind == "latents" else set()
+        names = {each.sha256 for each in spec.entries} if spec.kind == "latents" else set()
         assert request["inputs"].keys() == names
         output = write_shard(Path(request["output"]), dict.fromkeys(spec.digests(), b"numbers"))
         reply = {"id": request["id"], "ok": True, "size_bytes": output.stat().st_size}

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from tests.unit.config_examples import TINY_CONFIG, import_small
-from trainer_core.config.plan import Plan
+from trainer_core.config.plan import MaskKind, Plan
 from trainer_core.config.plan.problems import PlanError
 from trainer_core.data.buckets import Geometry, geometry_of
 from trainer_core.data.captions import captions_of
 from trainer_core.data.encode import encode_entries
 from trainer_core.data.entries import EntryFolder, write_entry
 from trainer_core.data.entry_files import entry_name
-from trainer_core.data.images import MaskKind, inspect_image, load_mask
+from trainer_core.data.images import inspect_image, load_mask
 from trainer_core.data.index import DataIndex, Encoding, FileItem, Picture
 from trainer_core.data.indexing import build_index
 from trainer_core.errors import BadImageError

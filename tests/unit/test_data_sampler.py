@@ -13,7 +13,8 @@ from tests.unit.config_examples import import_small
 from trainer_core.config.plan import Backend, Identity, plain_backend
 from trainer_core.data.index import Caption, DataIndex, Encoding, Entry, Sample
 from trainer_core.data.orders import data_digest_of, sampler_of, samples_in_order
-from trainer_core.data.sampler import Sampler, draw_seed, permuted
+from trainer_core.data.permutation import draw_seed, permuted
+from trainer_core.data.sampler import Sampler
 
 SIZES = ((64, 64), (128, 64), (64, 128))
 IDENTITY = import_small().plan.identity

@@ -15,7 +15,8 @@ from trainer_core.data.entry_files import entry_name
 from trainer_core.data.index import DataIndex, FileItem
 from trainer_core.data.indexing import build_index
 from trainer_core.data.orders import sampler_of
-from trainer_core.data.sampler import MicroBatch, draw_seed
+from trainer_core.data.permutation import draw_seed
+from trainer_core.data.sampler import MicroBatch
 from trainer_core.engine.batch import BatchMaker, Draw
 from trainer_core.hidream.loading import load_vae
 from trainer_core.hidream.timestep_sampling import AutoShift

@@ -162,7 +162,7 @@ def test_reading_waits_for_the_file_and_says_so(file: Path) -> None:
 
     assert read["t5"].unique().item() == 7
     assert set(wanted) == {DIGEST}
-    assert beside.is_there(DIGEST)
+    assert file.is_file()
     assert folder.waited_s == beside.waited_s > 0
 
 

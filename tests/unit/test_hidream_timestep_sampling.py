@@ -10,7 +10,7 @@ from diffusers.pipelines.hidream_image.pipeline_hidream_image import calculate_s
 
 from tests.unit.config_examples import import_small
 from trainer_core.config.plan import Objective
-from trainer_core.data.sampler import draw_seed
+from trainer_core.data.permutation import draw_seed
 from trainer_core.hidream.timestep_sampling import AutoShift, draw_sigma
 
 DRAWS = 4000

@@ -81,7 +81,7 @@ def test_a_range_of_a_shard_is_the_entry_encoded_alone(shard: Path, tmp_path: Pa
     spec = spec_of("a", "bb", "ccc")
 
     assert tuple(places) == spec.digests()
-    for digest, content in zip(spec.digests(), spec.contents(), strict=True):
+    for digest, content in zip(spec.digests(), spec.entries, strict=True):
         place = places[digest]
         piece = body[place.offset_bytes : place.offset_bytes + place.size_bytes]
         (alone,) = encode_entries(Stand(), TEXT, [content], {})
@@ -187,11 +187,11 @@ def test_every_missing_entry_is_in_one_shard_of_bounded_size(
     for shard in shards:
         assert list(shard.digests()) == sorted(shard.digests())
         if shard.kind == "text":
-            assert len(shard.contents()) <= 7
+            assert len(shard.entries) <= 7
         else:
-            assert len(shard.contents()) <= 64
+            assert len(shard.entries) <= 64
             assert shard.units() <= 32 * 1.048576
-    texts = [len(shard.contents()) for shard in shards if shard.kind == "text"]
+    texts = [len(shard.entries) for shard in shards if shard.kind == "text"]
     assert all(count == 7 for count in texts[:-1])
 
 
@@ -208,8 +208,8 @@ def test_a_picture_larger_than_a_shard_has_one_of_its_own() -> None:
 
     shards = list(shards_of(index, {entry.digest for entry in index.entries}))
 
-    assert sorted(len(shard.contents()) for shard in shards) in ([1, 1, 1], [1, 2])
-    assert sum(len(shard.contents()) for shard in shards) == 3
+    assert sorted(len(shard.entries) for shard in shards) in ([1, 1, 1], [1, 2])
+    assert sum(len(shard.entries) for shard in shards) == 3
 
 
 def test_a_shard_is_named_by_its_entries_in_any_order() -> None:

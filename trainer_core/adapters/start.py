@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from trainer_core.data.sampler import draw_seed
+from trainer_core.data.permutation import draw_seed
 
 
 def start_generator(seed: int, name: str) -> torch.Generator:

@@ -20,8 +20,9 @@ class EntryCollector:
     def __init__(self, plan: Plan) -> None:
         base: dict[str, JsonValue] = {"base_digest": plan.identity.base.digest}
         self._encodings: list[Encoding] = []
-        self._entries: dict[str, Entry] = {}
+        self._entries: list[Entry] = []
         self._positions: dict[str, int] = {}
+        """Digest → position of the entry."""
         # The VAE is small, and rounding errors of its latents would affect every step.
         self._latents = self._encoding(
             Encoding(kind="latents", encoder={**base, "compute": "fp32"})
@@ -64,7 +65,7 @@ class EntryCollector:
         return tuple(self._encodings)
 
     def entries(self) -> tuple[Entry, ...]:
-        return tuple(self._entries.values())
+        return tuple(self._entries)
 
     def _encoding(self, encoding: Encoding) -> int:
         if encoding not in self._encodings:
@@ -77,9 +78,9 @@ class EntryCollector:
 
     def _position_of(self, encoding: int, content: Picture | Caption) -> int:
         digest = self._encodings[encoding].digest_of(content)
-        if digest not in self._entries:
+        if digest not in self._positions:
             self._positions[digest] = len(self._entries)
-            self._entries[digest] = Entry(digest=digest, encoding=encoding, content=content)
+            self._entries.append(Entry(digest=digest, encoding=encoding, content=content))
         return self._positions[digest]
 
 

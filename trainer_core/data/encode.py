@@ -1,7 +1,6 @@
 """Encode cache entries from images and captions, with the given encoders."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,14 +10,16 @@ import torch
 from PIL import Image
 from pydantic import JsonValue
 
+from trainer_core.config.plan import MaskKind
 from trainer_core.data.entries import EncodedEntry, encoded
-from trainer_core.data.images import MaskKind, load_mask, load_rgb
+from trainer_core.data.images import load_mask, load_rgb
 from trainer_core.data.index import Caption, Encoding, Picture
 from trainer_core.data.shard_files import shard_header
 from trainer_core.data.shards import ShardSpec
 from trainer_core.data.text_rows import to_fp8
 from trainer_core.errors import BadImageError, ShardCorruptError
 from trainer_core.faultpoints import fault_point
+from trainer_core.whole_file import draft_of
 
 
 class Encoders(Protocol):
@@ -74,11 +75,10 @@ def encode_shard(
     The file appears complete or not at all. Arguments and errors as of ``encode_entries``; OSError.
     """
     encoding = Encoding(kind=spec.kind, encoder=spec.encoder)
-    found = encode_entries(models, encoding, spec.contents(), inputs)
+    found = encode_entries(models, encoding, spec.entries, inputs)
     entries = dict(zip(spec.digests(), found, strict=True))
     output.parent.mkdir(parents=True, exist_ok=True)
-    draft = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
+    with draft_of(output) as draft:
         fault_point("encode.before_write")
         with draft.open("wb") as file:
             tensors = {digest: entry.tensors for digest, entry in entries.items()}
@@ -86,9 +86,6 @@ def encode_shard(
             for entry in entries.values():
                 file.writelines(entry.parts)
         fault_point("encode.before_rename")
-        draft.replace(output)
-    finally:
-        draft.unlink(missing_ok=True)
     fault_point("encode.after_rename")
 
 

@@ -28,7 +28,7 @@ from trainer_core.weights.entries import BadHeaderError
 from trainer_core.weights.headers import DTYPE_NAMES, DTYPES
 
 _TEXT: Final = {"t5": 3, "llama": 4, "pooled": 2}
-TENSORS: Final[Mapping[EntryKind, tuple[Mapping[str, int], ...]]] = {
+_TENSORS: Final[Mapping[EntryKind, tuple[Mapping[str, int], ...]]] = {
     "latents": ({"mean": 4, "std": 4},),
     "text": (_TEXT, {**_TEXT, "t5_scale": 2, "llama_scale": 3}),
     "masks": ({"mask": 4},),
@@ -155,10 +155,6 @@ class EntryFolder:
             self._verified[digest] = seen
         return _tensors(found, kind, path.name)
 
-    def is_there(self, digest: str) -> bool:
-        """Whether the entry exists, so that reading it does not wait."""
-        return (self._folder / entry_name(digest)).is_file()
-
     def _await(self, path: Path, digest: str) -> bool:
         """Wait until the file exists; False where it did already."""
         if path.is_file():
@@ -206,9 +202,9 @@ def _tensors(found: ReadEntry, kind: EntryKind, name: str) -> dict[str, torch.Te
 
 def _check(kind: EntryKind, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise ValueError if the shapes are not those of one entry of the kind."""
-    expected = next((each for each in TENSORS[kind] if each.keys() == shapes.keys()), None)
+    expected = next((each for each in _TENSORS[kind] if each.keys() == shapes.keys()), None)
     if expected is None:
-        raise ValueError(f"a {kind} entry has {sorted(TENSORS[kind][0])}, not {sorted(shapes)}")
+        raise ValueError(f"a {kind} entry has {sorted(_TENSORS[kind][0])}, not {sorted(shapes)}")
     for name, shape in shapes.items():
         if len(shape) != expected[name] or shape[0] != 1:
             raise ValueError(f"{name} has shape {shape}, not {expected[name]} dimensions from 1")

@@ -26,6 +26,7 @@ from trainer_core.weights.entries import (
     parse_header,
     read_entries,
 )
+from trainer_core.whole_file import draft_of
 
 _SUFFIX: Final = ".safetensors"
 _SHA256: Final = "sha256"
@@ -69,8 +70,7 @@ def write_entry_file(
     Raises OSError, and what ``data`` raises.
     """
     now_s = int(time.time())
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with draft_of(path) as draft:
         fault_point("encode.before_write")
         with draft.open("wb") as file:
             file.write(new_header(tensors, {_SHA256: sha256, _MTIME: str(now_s)}))
@@ -81,9 +81,6 @@ def write_entry_file(
                 os.fsync(file.fileno())
         os.utime(draft, (now_s, now_s))
         fault_point("encode.before_rename")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
     fault_point("encode.after_rename")
 
 

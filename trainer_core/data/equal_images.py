@@ -10,6 +10,9 @@ from trainer_core.data.index import FileItem
 
 _Used = tuple[Backend, FileItem]
 _GROUPS_NAMED: Final = 3
+_LEAK: Final = (
+    "trained on too, so that the validation loss does not tell how the model does on other images"
+)
 
 
 def equal_image_warnings(
@@ -35,7 +38,11 @@ def equal_image_warnings(
         pairs = list(_between(group, folders))
         leaks += [pair for pair in pairs if {each.role for each, _ in pair} == {"train", "eval"}]
         between += [pair for pair in pairs if len({each.role for each, _ in pair}) == 1]
-    return [*_told_within(within), *_told_between(between), *_told_leaks(leaks)]
+    return [
+        *_told_within(within),
+        *_told_pairs(between, "image", "in several backends, byte for byte"),
+        *_told_pairs(leaks, "held-out image", _LEAK),
+    ]
 
 
 def _within(group: Sequence[_Used]) -> Iterator[tuple[str, list[str]]]:
@@ -73,23 +80,11 @@ def _told_within(found: Sequence[tuple[str, list[str]]]) -> Iterator[str]:
         yield f"{id_}: {copies} {are}, byte for byte: {named}{more}. All of them are used."
 
 
-def _told_between(pairs: Sequence[tuple[_Used, _Used]]) -> Iterator[str]:
+def _told_pairs(pairs: Sequence[tuple[_Used, _Used]], what: str, where: str) -> Iterator[str]:
+    """Which images are where; ``what``: one of them, such as ``held-out image``."""
     if pairs:
         are = " is" if len(pairs) == 1 else "s are"
-        yield (
-            f"{len(pairs)} image{are} in several backends, byte for byte: "
-            f"{some_of([_name(pair) for pair in pairs])}."
-        )
-
-
-def _told_leaks(pairs: Sequence[tuple[_Used, _Used]]) -> Iterator[str]:
-    if pairs:
-        are = " is" if len(pairs) == 1 else "s are"
-        yield (
-            f"{len(pairs)} held-out image{are} trained on too, so that the validation loss does "
-            f"not tell how the model does on other images: "
-            f"{some_of([_name(pair) for pair in pairs])}."
-        )
+        yield f"{len(pairs)} {what}{are} {where}: {some_of([_name(pair) for pair in pairs])}."
 
 
 def _name(pair: tuple[_Used, _Used]) -> str:

@@ -11,6 +11,7 @@ from typing import Final, Literal, cast
 
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
+from trainer_core.config.plan import MaskKind
 from trainer_core.data.buckets import Geometry
 from trainer_core.data.formats import FORMATS, READ_KINDS, content_kind, usual_suffix
 from trainer_core.data.jpeg_xl import is_jpeg_xl, size_of_jpeg_xl
@@ -18,7 +19,6 @@ from trainer_core.data.mask_levels import Lit
 from trainer_core.errors import BadImageError
 
 MAX_PIXELS: Final = 64_000_000
-MaskKind = Literal["mask", "segmentation"]
 _WHITE: Final = 255
 _ORIENTATION: Final = 0x0112
 UPRIGHT: Final = 1

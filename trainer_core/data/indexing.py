@@ -82,7 +82,7 @@ def build_index(
             *notes,
             *choice.warnings,
             *batch_warnings(plan, choice.chosen, max_px),
-            *text_warnings(plan, choice.chosen, base),
+            *cut_warnings(plan, captions_cut(choice.chosen, base), base),
         ),
     )
     return _with_length_checked(plan, index)
@@ -147,11 +147,6 @@ def choose_images(plan: Plan, items: Sequence[FileItem], max_px: int) -> Choice:
     return Choice(chosen=chosen, problems=problems, warnings=warnings)
 
 
-def text_warnings(plan: Plan, chosen: Sequence[Chosen], base: Path | None) -> list[str]:
-    """Warnings of captions and prompts that are cut off; ``base``: as in ``build_index``."""
-    return cut_warnings(plan, captions_cut(chosen, base), base)
-
-
 def captions_cut(chosen: Sequence[Chosen], base: Path | None) -> CutCaptions:
     """The captions of all images that are cut off."""
     captions = [(item.path, item.captions) for each in chosen for item in each.items]
@@ -159,7 +154,7 @@ def captions_cut(chosen: Sequence[Chosen], base: Path | None) -> CutCaptions:
 
 
 def cut_warnings(plan: Plan, captions: CutCaptions, base: Path | None) -> list[str]:
-    """As ``text_warnings``, where the captions are counted already."""
+    """Warnings of captions and prompts that are cut off; ``base``: as in ``build_index``."""
     warning = captions.warning()
     operation = plan.operation
     prompts = (

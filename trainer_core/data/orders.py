@@ -31,7 +31,7 @@ def sampler_of(identity: Identity, index: DataIndex) -> Sampler:
             counts = backend_micro_batches(uses, identity.micro_batch_size)
             return DigestOrder(
                 sources=_sources(identity, index),
-                shares=shares_of(identity, counts),
+                shares=_shares_of(identity, counts),
                 timeline=timeline,
                 captions=[len(sample.texts) for sample in index.samples],
                 seed=identity.seed,
@@ -65,7 +65,7 @@ def samples_in_order(identity: Identity, index: DataIndex) -> Sequence[int]:
             assert_never(identity.sample_order)
 
 
-def shares_of(identity: Identity, micro_batches: Mapping[str, int]) -> dict[str, Share]:
+def _shares_of(identity: Identity, micro_batches: Mapping[str, int]) -> dict[str, Share]:
     """What each backend contributes to an epoch; ``micro_batches``: id → of an epoch."""
     return {
         backend.id: Share(

@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from trainer_core.data.permutation import draw_seed, permuted
 from trainer_core.data.timeline import Timeline
-
-__all__ = ["MicroBatch", "Sampler", "draw_seed", "permuted"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

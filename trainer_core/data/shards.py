@@ -29,20 +29,16 @@ class ShardSpec(Frozen):
     """As in ``Encoding``."""
     entries: Many[Picture] | Many[Caption]
 
-    def contents(self) -> tuple[Picture | Caption, ...]:
-        """The content of each entry."""
-        return tuple(self.entries)
-
     def digests(self) -> tuple[str, ...]:
         """The digest of each entry."""
         encoding = Encoding(kind=self.kind, encoder=self.encoder)
-        return tuple(encoding.digest_of(content) for content in self.contents())
+        return tuple(encoding.digest_of(content) for content in self.entries)
 
     def without(self, sha256s: Container[str]) -> Self:
         """The same without the entries of these pictures."""
         rest = [
             content
-            for content in self.contents()
+            for content in self.entries
             if not isinstance(content, Picture) or content.sha256 not in sha256s
         ]
         return self.model_validate(self.model_dump() | {"entries": rest})
@@ -53,7 +49,7 @@ class ShardSpec(Frozen):
 
     def units(self) -> float:
         """What its encoding time is proportional to: millions of pixels, or captions."""
-        return sum(map(units_of, self.contents()))
+        return sum(map(units_of, self.entries))
 
 
 def units_of(content: Picture | Caption) -> float:

@@ -13,7 +13,7 @@ from trainer_core.kernels.rows8 import weight_to_8_bits
 
 ROWS: Final = ("t5", "llama")
 """The tensors that have a vector for each token."""
-SCALE: Final = "_scale"
+_SCALE: Final = "_scale"
 """Ends the name of a tensor of scales, which has the shape of its rows without their width."""
 
 
@@ -21,7 +21,7 @@ def to_fp8(text: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors of a text entry, those of ``ROWS`` in e4m3 and their scales beside them."""
     tensors = dict(text)
     for name in ROWS:
-        tensors[name], tensors[name + SCALE] = weight_to_8_bits(
+        tensors[name], tensors[name + _SCALE] = weight_to_8_bits(
             text[name], dtype=torch.float8_e4m3fn
         )
     return tensors

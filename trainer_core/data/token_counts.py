@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from trainer_core.data.collecting import MAX_TEXT_TOKENS
 
@@ -18,12 +18,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 EncoderName = Literal["text_encoder_1", "text_encoder_2", "text_encoder_3", "text_encoder_4"]
-ENCODER_NAMES: Final[Sequence[EncoderName]] = (
-    "text_encoder_1",
-    "text_encoder_2",
-    "text_encoder_3",
-    "text_encoder_4",
-)
+"""The smaller CLIP, the larger one, T5 and Llama; as the plan's precisions name them."""
+_ENCODERS: Final[Sequence[EncoderName]] = get_args(EncoderName)
 
 _CLIPS: Final = ("tokenizer", "tokenizer_2")
 _OTHERS: Final = ("tokenizer_3", "tokenizer_4")
@@ -66,7 +62,7 @@ def count_tokens(texts: Sequence[str], base: Path | None) -> TokenCounts:
         is_cut = [number > MAX_TEXT_TOKENS for number in tokens]
         return TokenCounts(tokens=tokens, is_cut=is_cut, is_exact=False)
     tokens, is_cut = [0] * len(texts), [False] * len(texts)
-    lost: dict[EncoderName, list[int]] = {name: [0] * len(texts) for name in ENCODER_NAMES}
+    lost: dict[EncoderName, list[int]] = {name: [0] * len(texts) for name in _ENCODERS}
     longer = [i for i, text in enumerate(texts) if len(text.encode()) > _SHORT_BYTES]
     for first in range(0, len(longer), _TEXTS_AT_ONCE):
         batch = longer[first : first + _TEXTS_AT_ONCE]
@@ -122,7 +118,7 @@ def _tokenizers_in(base: Path) -> "list[tuple[Tokenizer, int, Sequence[EncoderNa
     except ImportError:
         return None
     found: list[tuple[Tokenizer, int, Sequence[EncoderName]]] = []
-    clips, others = ENCODER_NAMES[:2], ENCODER_NAMES[2:]
+    clips, others = _ENCODERS[:2], _ENCODERS[2:]
     try:
         if _are_equal(*(base / name for name in _CLIPS)):
             one = _loaded(base / _CLIPS[0], Tokenizer.from_file)

@@ -16,7 +16,8 @@ from diffusers import AutoencoderKL
 from trainer_core.config.plan import Identity
 from trainer_core.data.entries import EntryFolder
 from trainer_core.data.index import DataIndex
-from trainer_core.data.sampler import MicroBatch, draw_seed
+from trainer_core.data.permutation import draw_seed
+from trainer_core.data.sampler import MicroBatch
 from trainer_core.hidream.objective import noisy_latents, velocity_target
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.timestep_sampling import AutoShift, draw_sigma

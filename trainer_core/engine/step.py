@@ -145,7 +145,7 @@ class SingleProcess:
                 self._take(batch, count)
                 fault_point("train.after_backward")
             fault_point("train.before_step")
-        except BaseException:  # also a stop request while the step waits for a shard
+        except BaseException:  # also a stop request while the step waits for an entry
             self._update.clear()
             raise
         if self._graphs is None or self._optimizer.asks_host:

@@ -8,13 +8,13 @@ from typing import Any, Final
 import torch
 from pydantic import JsonValue
 
-from trainer_core.hidream.loading import TextEncoderName
+from trainer_core.data.token_counts import EncoderName
 from trainer_core.hidream.parts import Part, PartName, Parts
 
 TEXTS_AT_ONCE: Final = 2048
 """Captions that an encoder gets before it is freed for the next one. Until the last encoder has had
 them, 1 MB of each waits in host memory."""
-_ALL_BUT_LLAMA: Final[tuple[TextEncoderName, ...]] = (
+_ALL_BUT_LLAMA: Final[tuple[EncoderName, ...]] = (
     "text_encoder_1",
     "text_encoder_2",
     "text_encoder_3",

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from diffusers import (
@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from trainer_core.config.plan import Quantization
+from trainer_core.data.token_counts import EncoderName
 from trainer_core.errors import BaseModelError
 from trainer_core.precision.base_weights import Target, allocate, fill, source_targets
 from trainer_core.precision.quanto import quantize_frozen
@@ -45,10 +46,6 @@ _VOCABULARIES: Final = (
 """Files with the words of a tokenizer. Without any, transformers makes one that knows none."""
 _LOCAL: Final[dict[str, Any]] = {"local_files_only": True}
 _WEIGHTS: Final[dict[str, Any]] = {"local_files_only": True, "use_safetensors": True}
-
-
-TextEncoderName = Literal["text_encoder_1", "text_encoder_2", "text_encoder_3", "text_encoder_4"]
-"""The smaller CLIP, the larger one, T5 and Llama; as the plan's precisions name them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +164,7 @@ def load_text_encoders(
         BaseModelError: the folder lacks a part.
     """
 
-    def load(name: TextEncoderName, precision: Quantization) -> TextEncoder:
+    def load(name: EncoderName, precision: Quantization) -> TextEncoder:
         return load_text_encoder(folder, name, dtype, precision=precision, device=device)
 
     return TextEncoders(
@@ -178,7 +175,7 @@ def load_text_encoders(
     )
 
 
-_FOLDERS: Final[Mapping[TextEncoderName, tuple[str, str, Any]]] = {
+_FOLDERS: Final[Mapping[EncoderName, tuple[str, str, Any]]] = {
     "text_encoder_1": ("text_encoder", "tokenizer", CLIPTextModelWithProjection),
     "text_encoder_2": ("text_encoder_2", "tokenizer_2", CLIPTextModelWithProjection),
     "text_encoder_3": ("text_encoder_3", "tokenizer_3", T5EncoderModel),
@@ -189,7 +186,7 @@ _FOLDERS: Final[Mapping[TextEncoderName, tuple[str, str, Any]]] = {
 
 def load_text_encoder(
     folder: Path,
-    name: TextEncoderName,
+    name: EncoderName,
     dtype: torch.dtype,
     *,
     precision: Quantization = "no_change",

@@ -8,17 +8,17 @@ from pydantic import JsonValue
 
 from trainer_core.base_models.describe import BaseModel
 from trainer_core.config.plan import Quantization
+from trainer_core.data.token_counts import EncoderName
 from trainer_core.errors import BaseModelError
 from trainer_core.hidream.loading import (
     TextEncoder,
-    TextEncoderName,
     load_text_encoder,
     load_vae,
 )
 from trainer_core.hidream.text import MAX_TOKENS, llama_of, pooled_of, t5_of
 from trainer_core.hidream.vae import encode_images
 
-PartName = Literal["vae"] | TextEncoderName
+PartName = Literal["vae"] | EncoderName
 Part = Callable[[Any], tuple[torch.Tensor, ...]]
 """The VAE: one image [1, 3, H, W] with values in [-1, 1] → `mean` and `std`. A text encoder: one
 caption → its output, batch first. All on the CPU."""
@@ -28,7 +28,7 @@ _PRECISIONS: Final[dict[JsonValue, Quantization]] = {
     "no_change": "no_change",
     "int8-quanto": "int8-quanto",
 }
-_OUTPUTS: Final[Mapping[TextEncoderName, Callable[[TextEncoder, list[str]], torch.Tensor]]] = {
+_OUTPUTS: Final[Mapping[EncoderName, Callable[[TextEncoder, list[str]], torch.Tensor]]] = {
     "text_encoder_1": pooled_of,
     "text_encoder_2": pooled_of,
     "text_encoder_3": t5_of,
@@ -90,7 +90,7 @@ def _dtype(encoder: Mapping[str, JsonValue]) -> torch.dtype:
     return _DTYPES[compute]
 
 
-def _precision(encoder: Mapping[str, JsonValue], name: TextEncoderName) -> Quantization:
+def _precision(encoder: Mapping[str, JsonValue], name: EncoderName) -> Quantization:
     wanted = encoder.get(name, "no_change")
     if not isinstance(wanted, str) or wanted not in _PRECISIONS:
         raise BaseModelError(f"{name} is {wanted!r}, not one of {sorted(map(str, _PRECISIONS))}")

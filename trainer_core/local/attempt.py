@@ -66,8 +66,8 @@ _OLDER_ORDER: Final = (
     "the run goes on in the order of samples that it began with, by the names of the files; new "
     "runs go by the content of the files"
 )
-_SHARD_WAIT_S: Final = 1.0
-"""All shards exist before training starts."""
+_ENTRY_WAIT_S: Final = 1.0
+"""All entries exist before training starts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +170,7 @@ class Attempt:
             output_dir=str(self.output_dir),
             resume_from=None if checkpoint is None else str(checkpoint.absolute()),
             start_from=None if self.start_from is None else str(self.start_from.absolute()),
-            shard_wait_s=_SHARD_WAIT_S,
+            shard_wait_s=_ENTRY_WAIT_S,
             keep_checkpoints=plan.operation.checkpoints_total_limit,
             node_cache=self.node_cache,
         )

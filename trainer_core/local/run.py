@@ -69,7 +69,7 @@ def train_locally(
 ) -> Path | None:
     """Train to the end; the folder of the result, or None if the run stopped on request.
 
-    Encoded shards and checkpoints stay in the output folder, so the same call resumes there.
+    Cache entries and checkpoints stay in the output folder, so the same call resumes there.
 
     Args:
         run: configuration and folders.

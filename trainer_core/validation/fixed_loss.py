@@ -17,7 +17,7 @@ import torch
 from pydantic import JsonValue
 
 from trainer_core.data.index import DataIndex
-from trainer_core.data.sampler import draw_seed
+from trainer_core.data.permutation import draw_seed
 
 SAMPLES: Final = 64
 _SAMPLES_PER_BATCH: Final = 8

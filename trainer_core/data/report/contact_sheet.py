@@ -10,9 +10,9 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer_core.config.plan.shapes import LATENT_CELL_PX
-from trainer_core.data.images import MaskKind, load_mask, load_rgb
-from trainer_core.data.report.crops import UPSCALED_FROM
-from trainer_core.data.report.shown import Shown
+from trainer_core.data.images import load_mask, load_rgb
+from trainer_core.data.report.crops import UPSCALED_FROM, Fitted
+from trainer_core.data.report.shown import Shown, ShownMask
 from trainer_core.errors import BadImageError
 
 PER_PAGE: Final = 48
@@ -31,7 +31,7 @@ _INK: Final = "black"
 _QUIET: Final = "#666666"
 _LOUD: Final = "#c00000"
 """For what one should look at."""
-MUCH_CUT: Final = 0.2
+_MUCH_CUT: Final = 0.2
 """Share of the area from which on a crop is marked."""
 _THREADS: Final = min(8, os.cpu_count() or 1)
 _FontType = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -113,21 +113,16 @@ def _thumb(shown: Shown) -> Image.Image | str:
     try:
         image = load_rgb(shown.file, geometry, name=item.path)
         if shown.mask is not None:
-            image = _masked(image, shown)
+            image = _masked(image, shown.crop, shown.mask)
     except (BadImageError, OSError) as error:
         return str(error)
     image.thumbnail((_THUMB_PX, _THUMB_PX), Image.Resampling.LANCZOS)
     return image
 
 
-def _masked(image: Image.Image, shown: Shown) -> Image.Image:
+def _masked(image: Image.Image, crop: Fitted, mask: ShownMask) -> Image.Image:
     """The image with red over the cells that its mask leaves out."""
-    assert shown.mask is not None  # the caller has seen it
-    backend = shown.mask_backend
-    kind: MaskKind = "mask" if backend is None else backend.mask_kind or "mask"
-    levels = load_mask(
-        shown.mask, shown.crop.geometry, kind, LATENT_CELL_PX, name=shown.crop.item.path
-    )
+    levels = load_mask(mask.file, crop.geometry, mask.kind, LATENT_CELL_PX, name=crop.item.path)
     counts = levels.convert("L").resize(image.size, Image.Resampling.NEAREST)
     return Image.composite(
         image, Image.blend(image, Image.new("RGB", image.size, "red"), 0.5), counts
@@ -141,7 +136,7 @@ def _lines(shown: Shown) -> Iterator[tuple[str, str]]:
     yield f"{shown.backend.id}{held_out}: {item.path}", _INK
     size = f"{geometry.width_px} x {geometry.height_px}"
     marks = []
-    if shown.crop.loss >= MUCH_CUT:
+    if shown.crop.loss >= _MUCH_CUT:
         marks.append(f"{100 * shown.crop.loss:.0f} % cut away")
     if shown.crop.scale > UPSCALED_FROM:
         marks.append(f"enlarged {shown.crop.scale:.2g} times")

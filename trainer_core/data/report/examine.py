@@ -122,8 +122,10 @@ def _traits_in_header(image: Image.Image) -> Iterator[tuple[Trait, str | None]]:
     if _has_more_than_8_bits(image):
         yield "more_than_8_bits", None
     profile = image.info.get("icc_profile")
-    if isinstance(profile, bytes) and (name := other_profile(profile, image.mode)) is not None:
-        yield "colour_profile", name
+    if isinstance(profile, bytes):
+        mode = image.mode if image.mode in ("CMYK", "L") else "RGB"
+        if (name := _other_profile(profile, mode)) is not None:
+            yield "colour_profile", name
 
 
 def _has_more_than_8_bits(image: Image.Image) -> bool:
@@ -140,19 +142,16 @@ def _has_transparent_parts(image: Image.Image) -> bool:
     return low < 255
 
 
-def other_profile(profile: bytes, mode: str) -> str | None:
+@functools.lru_cache(maxsize=64)
+def _other_profile(profile: bytes, mode: str) -> str | None:
     """The name of an ICC profile whose colours are not those of sRGB; None for sRGB's.
+
+    Cached: most pictures of a folder have one of few profiles.
 
     Args:
         profile: of the file.
-        mode: of the picture, as Pillow names it.
+        mode: ``CMYK``, ``L`` or ``RGB``: the colours of the picture.
     """
-    return _other_profile(profile, "CMYK" if mode == "CMYK" else "L" if mode == "L" else "RGB")
-
-
-@functools.lru_cache(maxsize=64)
-def _other_profile(profile: bytes, mode: str) -> str | None:
-    """As ``other_profile``; most pictures of a folder have one of few profiles."""
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         name = ImageCms.getProfileDescription(opened).strip() or "without a name"

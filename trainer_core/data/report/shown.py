@@ -3,16 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from trainer_core.config.plan import Backend
-from trainer_core.data.index import FileItem
+from trainer_core.config.plan import Backend, MaskKind
 from trainer_core.data.indexing import Chosen
 from trainer_core.data.report.crops import Fitted, fitted
 
 Each = TypeVar("Each")
 FileKey = tuple[str, str]
 """A backend's id, and the path of an image of it."""
+
+
+class ShownMask(NamedTuple):
+    """The mask of an image."""
+
+    file: Path
+    kind: MaskKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,8 +28,7 @@ class Shown:
     backend: Backend
     crop: Fitted
     file: Path
-    mask: Path | None
-    mask_backend: Backend | None
+    mask: ShownMask | None
 
 
 def shown_of(
@@ -58,13 +63,16 @@ def few_of(shown: Sequence[Shown], most: int) -> list[Shown]:
 
 
 def _shown(chosen: Chosen, crop: Fitted, files: Mapping[FileKey, Path]) -> Shown:
-    mask: FileItem | None = None if chosen.masks is None else chosen.masks.of(crop.item)
+    mask = None
+    if chosen.masks is not None:
+        found = chosen.masks.of(crop.item)
+        kind = chosen.masks.backend.mask_kind or "mask"
+        mask = ShownMask(file=files[found.backend, found.path], kind=kind)
     return Shown(
         backend=chosen.backend,
         crop=crop,
         file=files[chosen.backend.id, crop.item.path],
-        mask=None if mask is None else files[mask.backend, mask.path],
-        mask_backend=None if chosen.masks is None else chosen.masks.backend,
+        mask=mask,
     )
 
 
