@@ -97,7 +97,7 @@ def submit(
 ) -> None:
     """Queue a run from SimpleTuner's files, exactly as they are; with --sweep several, as a batch.
 
-    Pictures that are elsewhere (a list of addresses, the Hub, a bucket) are
+    Pictures that are elsewhere (a list of addresses, the Hub) are
     fetched into REVERIE_HOME on this machine first, and then pushed.
 
     A local file that init_lora names is pushed first; run_… names an earlier run.

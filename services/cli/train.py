@@ -79,7 +79,7 @@ def train(
 ) -> None:
     """Train from SimpleTuner's files on this machine, exactly as they are, without the service.
 
-    Pictures that are elsewhere (a list of addresses, the Hub, a bucket) are
+    Pictures that are elsewhere (a list of addresses, the Hub) are
     fetched once into REVERIE_HOME (~/.reverie/sources) and kept there.
 
     Images and captions are encoded once and kept. The same command again

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.file_server import File, FileServer
 from tests.support.pictures import picture
+from tests.support.stopping import Stopping
 from trainer_core.config.simpletuner.source_types import CsvSource, PictureSource
 from trainer_core.process.control import StopRequestedError
 from trainer_core.progress import SilentReporter
@@ -21,18 +22,6 @@ OWN, INSIDE = "127.0.0.2", "127.0.0.1"
 def server() -> Iterator[FileServer]:
     with FileServer(OWN) as running:
         yield running
-
-
-class Stopping(SilentReporter):
-    """Stops the work at the check of this number."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def check_control(self) -> None:
-        self.left -= 1
-        if self.left <= 0:
-            raise StopRequestedError("stop")
 
 
 def write_list(folder: Path, rows: list[tuple[str, str]], name: str = "list.csv") -> Path:

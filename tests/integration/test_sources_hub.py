@@ -13,6 +13,7 @@ from huggingface_hub import constants
 
 from tests.support.hub import HubServer
 from tests.support.pictures import picture
+from tests.support.stopping import Stopping
 from trainer_core.config.simpletuner.source_types import (
     CaptionColumns,
     HubSource,
@@ -48,16 +49,6 @@ def source_of(*columns: str, **keys: Any) -> PictureSource:
     }
     more = {k: keys.pop(k) for k in ("max_rows", "wants_captions", "max_file_bytes") if k in keys}
     return PictureSource(place=HubSource(**{**own, **keys}), **{"wants_captions": True, **more})
-
-
-class Stopping(SilentReporter):
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def check_control(self) -> None:
-        self.left -= 1
-        if self.left <= 0:
-            raise StopRequestedError("stop")
 
 
 def get(

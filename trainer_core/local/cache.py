@@ -1,8 +1,5 @@
 """The cache of a local run: entries that exist are kept, missing ones are encoded."""
 
-import contextlib
-import fcntl
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -12,12 +9,12 @@ from trainer_core.data.entries import EncodedEntry, write_entry
 from trainer_core.data.entry_files import damage_of, entry_name, is_unchanged, trust
 from trainer_core.data.index import Caption, DataIndex, Entry
 from trainer_core.disk import writing
+from trainer_core.folder_lock import locked_folder
 from trainer_core.hidream.encoders import LoadedEncoders
 from trainer_core.hidream.parts import Parts
 from trainer_core.progress import Reporter
 
 _STAGE: Final = "caching"
-_TRY_EVERY_S: Final = 0.2
 _TEXT_ENCODERS: Final = 4
 
 
@@ -50,7 +47,7 @@ def fill_cache(
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, reporter):
+        with locked_folder(folder, reporter, other="another run that is filling"):
             for unfinished in folder.glob(".*.safetensors.*.tmp"):  # left by a killed process
                 unfinished.unlink(missing_ok=True)
             missing = [each for each in index.entries if not _is_whole(folder, each, reporter)]
@@ -111,22 +108,3 @@ def _is_whole(folder: Path, entry: Entry, reporter: Reporter) -> bool:
         return False
     trust(file)
     return True
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, reporter: Reporter) -> Iterator[None]:
-    """Lock the folder; waits while another process has the lock."""
-    with (folder / ".lock").open("a") as lock:
-        is_reported = False
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not is_reported:
-                    reporter.log(f"waiting for another run that is filling {folder}")
-                is_reported = True
-                reporter.check_control()
-                time.sleep(_TRY_EVERY_S)
-            else:
-                break
-        yield

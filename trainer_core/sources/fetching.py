@@ -2,19 +2,17 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final, assert_never
+from typing import Any, assert_never
 
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.config.simpletuner.source_types import (
     MAX_ROWS,
-    BucketSource,
     CsvSource,
     FolderSource,
     HubSource,
     PictureSource,
-    TarSource,
 )
 from trainer_core.data.folder import some_of
 from trainer_core.in_words import counted
@@ -30,8 +28,6 @@ from trainer_core.sources.places import Complete, SourcePlace, newest_complete, 
 from trainer_core.sources.rows import Tally, store_rows
 from trainer_core.sources.tables import read_table
 from trainer_core.web.public_addresses import Network
-
-_SECRETS: Final = frozenset({"token", "access_key", "secret_key", "session_token"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,10 +90,8 @@ def _fetched(
             return _fetch_list(backend, source, source.place, around, reporter)
         case HubSource():
             return _fetch_dataset(backend, source, source.place, around, reporter)
-        case FolderSource() if source.table is not None:
+        case FolderSource():
             return _fetch_captions(backend, source, source.place, around, reporter)
-        case BucketSource() | TarSource() | FolderSource():
-            raise SourceError("this type is not built in this version.")
         case _:
             assert_never(source.place)
 
@@ -229,17 +223,12 @@ def limited(rows: Mapping[str, str], source: PictureSource) -> dict[str, str]:
 
 
 def _described(source: PictureSource) -> dict[str, Any]:
-    """What is fetched, without secrets."""
+    """What is fetched, without secrets, which are what no text of the place shows."""
     facts = asdict(source)
-    return {"type": type(source.place).__name__, **_without_secrets(facts)}
-
-
-def _without_secrets(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_secrets(value) if isinstance(value, Mapping) else value
-        for name, value in facts.items()
-        if name not in _SECRETS
-    }
+    for each in fields(source.place):
+        if not each.repr:
+            del facts["place"][each.name]
+    return {"type": type(source.place).__name__, **facts}
 
 
 def local_file(name: str, option: str, folders: Sequence[Path]) -> Path:

@@ -5,8 +5,6 @@ HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE work as in huggingface_hub.
 
 import csv
 import functools
-import io
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from trainer_core.sources.errors import RowError, SourceError
 from trainer_core.sources.hub_layout import HubFile, SplitFiles
 from trainer_core.sources.parquet_rows import open_parquet
 from trainer_core.sources.rows import Row, safe_key, suffix_in
+from trainer_core.sources.tables import json_lines
 
 _KIND: Final = "dataset"
 _CARD: Final = "README.md"
@@ -236,8 +235,8 @@ def _tables(
 
 def _read_table(file: Path, name: str) -> list[Mapping[str, Any]]:
     readers: dict[str, Callable[[Path], list[Any]]] = {
-        ".csv": lambda path: list(csv.DictReader(io.StringIO(_text(path)))),
-        ".jsonl": lambda path: [json.loads(each) for each in _text(path).splitlines() if each],
+        ".csv": _csv_rows,
+        ".jsonl": json_lines,
         ".parquet": lambda path: open_parquet(path).read().to_pylist(),
     }
     try:
@@ -247,5 +246,6 @@ def _read_table(file: Path, name: str) -> list[Mapping[str, Any]]:
     return [row for row in rows if isinstance(row, dict)]
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8-sig")
+def _csv_rows(path: Path) -> list[Any]:
+    with path.open(encoding="utf-8-sig", newline="") as opened:
+        return list(csv.DictReader(opened))

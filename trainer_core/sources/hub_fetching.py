@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,7 @@ def store_split(
         kept = split.files[rows.first : end]
         check_rows(len(kept))
         store_rows(
-            picture_rows(
-                commit,
-                _with_files(split, kept),
-                source,
-                hub,
-                folder,
-            ),
+            picture_rows(commit, replace(split, files=kept), source, hub, folder),
             len(kept),
             place,
             reporter,
@@ -83,7 +78,7 @@ def store_split(
         read=functools.partial(
             _read_parquet, source=source, hub=hub, split=rows.split, place=place, allowed=allowed
         ),
-        renamed=lambda _row, number, before: f"{rows.split}/{before + number:08d}",
+        key_of=lambda number: _key(rows.split, number),
         first=rows.first,
         end=end,
         total=total if end is None else min(total or end, end),
@@ -98,12 +93,6 @@ def _end_of(rows: Rows, source: PictureSource) -> int | None:
     if source.max_rows is not None:
         ends.append(rows.first + source.max_rows)
     return min(ends) if ends else None
-
-
-def _with_files(split: SplitFiles, kept: Sequence[HubFile]) -> SplitFiles:
-    return SplitFiles(
-        kind=split.kind, files=tuple(kept), metadata=split.metadata, captions=split.captions
-    )
 
 
 def _file_of(split: SplitFiles, shard: Shard) -> HubFile:
@@ -159,7 +148,7 @@ def _read_parquet(
         except RowError as error:
             name, write = "", functools.partial(_refuse, str(error))
         return Row(
-            key=f"{split}/{before + number:08d}",
+            key=_key(split, before + number),
             token=f"{shard.oid}:{number}",
             suffix=suffix_in(name.split("?")[0]),
             label=label,
@@ -168,6 +157,10 @@ def _read_parquet(
         )
 
     return OpenShard(num_rows=opened.metadata.num_rows, rows=rows())
+
+
+def _key(split: str, number: int) -> str:
+    return f"{split}/{number:08d}"
 
 
 def _holds_pictures(type_: Any) -> bool:

@@ -5,13 +5,11 @@ Files appear under their names only when they are whole, so that a fetch can be 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import re
 import shutil
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any, Final
 
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.disk import DiskError, writing
+from trainer_core.folder_lock import locked_folder
 from trainer_core.progress import Reporter
 from trainer_core.whole_file import replace_text
 
@@ -27,7 +26,6 @@ _COMPLETE: Final = "complete.json"
 _ROWS: Final = "rows.jsonl"
 _DRAFTS: Final = "drafts"
 _VERSION: Final = 1
-_TRY_EVERY_S: Final = 0.2
 _KEPT_FREE_BYTES: Final = 1 << 30
 _NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -66,7 +64,8 @@ class _Rows:
             self.by_token[row.token] = row
         oid, colon, _ = row.token.partition(":")
         if colon:
-            self.by_shard.setdefault(oid, {})[key] = row
+            # By token: two revisions have the same row of a file under different keys.
+            self.by_shard.setdefault(oid, {})[row.token] = row
 
 
 class SourcePlace:
@@ -89,13 +88,8 @@ class SourcePlace:
             shutil.rmtree(self.drafts, ignore_errors=True)
             for each in (self.files, self.drafts):
                 each.mkdir(parents=True, exist_ok=True)
-        self._known = _Rows()
-        for key, row in _rows_of(self.folder).items():
-            if row.file.is_file():
-                self._known.add(key, row)
-        for folder in self.earlier_folders:
-            for key, row in _rows_of(folder).items():
-                self._earlier.add(key, row)
+        self._known = _rows_there([self.folder])
+        self._earlier = _rows_there(self.earlier_folders)
 
     def known(self, key: str, token: str) -> KnownRow | None:
         """The row as an earlier fetch of this revision stored it; None where none did."""
@@ -105,10 +99,10 @@ class SourcePlace:
     def from_earlier(self, key: str, token: str) -> Path | None:
         """The picture of the row in an earlier revision, if that had the same content."""
         row = self._earlier.by_token.get(token) if token else self._earlier.by_key.get(key)
-        return row.file if row is not None and row.token == token and row.file.is_file() else None
+        return row.file if row is not None and row.token == token else None
 
     def of_shard(self, oid: str) -> Mapping[str, KnownRow]:
-        """Key → row of what came from one large file, in this revision."""
+        """Token → row of what came from one large file, in this revision."""
         return self._known.by_shard.get(oid, {})
 
     def of_earlier_shard(self, oid: str) -> Mapping[str, KnownRow]:
@@ -176,8 +170,8 @@ def open_place(
     own = folder / hashlib.sha256(revision.encode()).hexdigest()[:16]
     with writing(folder):
         own.mkdir(parents=True, exist_ok=True)
-    with _locked(folder, reporter):
-        yield SourcePlace(own, [other for other in _by_age(folder) if other != own])
+        with locked_folder(folder, reporter, other="another process that is fetching into"):
+            yield SourcePlace(own, [other for other in _by_age(folder) if other != own])
 
 
 def newest_complete(root: Path, name: str, description: Mapping[str, Any]) -> SourcePlace | None:
@@ -201,6 +195,16 @@ def _by_age(folder: Path) -> list[Path]:
         return []
 
 
+def _rows_there(folders: Sequence[Path]) -> _Rows:
+    """The rows of all these folders whose files are there."""
+    rows = _Rows()
+    for folder in folders:
+        for key, row in _rows_of(folder).items():
+            if row.file.is_file():
+                rows.add(key, row)
+    return rows
+
+
 def _rows_of(folder: Path) -> dict[str, KnownRow]:
     """What is recorded there; a line that a kill left half is none."""
     rows: dict[str, KnownRow] = {}
@@ -211,24 +215,6 @@ def _rows_of(folder: Path) -> dict[str, KnownRow]:
                     case [str(key), str(token), str(name)]:
                         rows[key] = KnownRow(token=token, file=folder / FILES / name)
     return rows
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, reporter: Reporter) -> Iterator[None]:
-    with writing(folder), (folder / ".lock").open("a") as lock:
-        is_reported = False
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not is_reported:
-                    reporter.log(f"waiting for another process that is fetching into {folder}")
-                is_reported = True
-                reporter.check_control()
-                time.sleep(_TRY_EVERY_S)
-            else:
-                break
-        yield
 
 
 def _gib(size_bytes: int) -> str:

@@ -47,9 +47,6 @@ class Tally:
     """What became of the rows."""
 
     pictures: int = 0
-    new: int = 0
-    """Of them, those whose bytes were fetched now."""
-    new_bytes: int = 0
     left_out: int = 0
     why: list[str] = field(default_factory=list)
     """Of the first rows that were left out."""
@@ -57,8 +54,6 @@ class Tally:
     def add(self, other: "Tally") -> None:
         """Count what another one has counted, too."""
         self.pictures += other.pictures
-        self.new += other.new
-        self.new_bytes += other.new_bytes
         self.left_out += other.left_out
         self.why += other.why[: _NAMED_AT_MOST - len(self.why)]
 
@@ -93,7 +88,7 @@ def store_rows(
         rows: read as they are needed, so that they may be very many.
         total: how many rows there are altogether, also those counted before.
         place: where to; a row that is there with the same content is not fetched again.
-        reporter: gets the progress with its rate, and can stop the work.
+        reporter: gets the progress, and can stop the work.
         tally: of all rows of the source.
         stage: of the progress.
         max_file_bytes: larger pictures are left out.
@@ -104,8 +99,8 @@ def store_rows(
         StopRequestedError: what is stored stays.
     """
     place.stopping.clear()
-    pace = _Pace(reporter, stage, total, tally, done_before)
-    waiting: dict[Future[tuple[str, int]], Row] = {}
+    progress = _Progress(reporter, stage, total, tally, done_before)
+    waiting: dict[Future[str | None], Row] = {}
     pool = ThreadPoolExecutor(_THREADS)
     try:
         for number, row in enumerate(rows):
@@ -114,54 +109,52 @@ def store_rows(
             waiting[pool.submit(_store, row, place, max_file_bytes)] = row
             if len(waiting) >= _WAITING:
                 _count(_some_done(waiting), place, tally)
-            pace.tell()
+            progress.tell()
         while waiting:
             _count(_some_done(waiting), place, tally)
-            pace.tell()
+            progress.tell()
     finally:
         place.stopping.set()
         pool.shutdown(cancel_futures=True)
 
 
 def _some_done(
-    waiting: dict[Future[tuple[str, int]], Row],
-) -> Iterator[tuple[Row, Future[tuple[str, int]]]]:
+    waiting: dict[Future[str | None], Row],
+) -> Iterator[tuple[Row, Future[str | None]]]:
     done, _ = wait(waiting, return_when=FIRST_COMPLETED)
     for each in done:
         yield waiting.pop(each), each
 
 
 def _count(
-    done: Iterable[tuple[Row, Future[tuple[str, int]]]], place: SourcePlace, tally: Tally
+    done: Iterable[tuple[Row, Future[str | None]]], place: SourcePlace, tally: Tally
 ) -> None:
     for row, future in done:
         try:
-            name, size_bytes = future.result()
+            name = future.result()
         except RowError as error:
             tally.leave_out(f"{row.label}: {error}")
         except (BadImageError, FetchError) as error:
             tally.leave_out(error.message)
         else:
             tally.pictures += 1
-            if name:
-                tally.new += bool(size_bytes)
-                tally.new_bytes += size_bytes
+            if name is not None:
                 place.note(row.key, row.token, name)
 
 
-def _store(row: Row, place: SourcePlace, max_file_bytes: int) -> tuple[str, int]:
-    """The name of the stored file and its size; empty and 0 where it was there before."""
+def _store(row: Row, place: SourcePlace, max_file_bytes: int) -> str | None:
+    """The name of the stored file; None where it was there before."""
     with writing(place.files):
         known = place.known(row.key, row.token)
         if known is not None:
             _write_captions(row, known.file)
-            return "", 0
+            return None
         earlier = place.from_earlier(row.key, row.token)
         if earlier is not None:
             file = place.files / f"{row.key}{earlier.suffix}"
             _write_captions(row, file)
             _link(earlier, file)
-            return file.relative_to(place.files).as_posix(), 0
+            return file.relative_to(place.files).as_posix()
         draft = place.drafts / f"{os.urandom(8).hex()}.part"
         try:
             return _fetched(row, place, draft, max_file_bytes)
@@ -169,8 +162,8 @@ def _store(row: Row, place: SourcePlace, max_file_bytes: int) -> tuple[str, int]
             draft.unlink(missing_ok=True)
 
 
-def _fetched(row: Row, place: SourcePlace, draft: Path, max_file_bytes: int) -> tuple[str, int]:
-    """Fetch a picture and check that it decodes."""
+def _fetched(row: Row, place: SourcePlace, draft: Path, max_file_bytes: int) -> str:
+    """Fetch a picture and check that it decodes; the name of its file."""
     row.write(draft)
     size_bytes = draft.stat().st_size
     if size_bytes > max_file_bytes:
@@ -184,7 +177,7 @@ def _fetched(row: Row, place: SourcePlace, draft: Path, max_file_bytes: int) -> 
     file = place.files / f"{row.key}{suffix}"
     _write_captions(row, file)
     draft.replace(file)
-    return file.relative_to(place.files).as_posix(), size_bytes
+    return file.relative_to(place.files).as_posix()
 
 
 def _write_captions(row: Row, file: Path) -> None:
@@ -237,7 +230,7 @@ def suffix_in(path: str) -> str:
     return suffix_of(PurePosixPath(path))
 
 
-class _Pace:
+class _Progress:
     """Reports the progress, and checks for a stop; not more often than a person reads."""
 
     def __init__(

@@ -7,9 +7,8 @@ revision: its pictures are linked.
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -67,8 +66,8 @@ class ShardReader:
     """Have a shard on this disk; the same again goes on after an interruption."""
     read: Callable[[Shard, Path, int], OpenShard]
     """Its rows; the last argument is the number of rows in the shards before it."""
-    renamed: Callable[[KnownRow, int, int], str]
-    """The key of a row of an unchanged shard: the row, its number, the rows before the shard."""
+    key_of: Callable[[int], str]
+    """The key of a row by its number in all shards."""
     end: int | None
     """Rows before this number are taken."""
     first: int = 0
@@ -82,35 +81,40 @@ def store_shards(shards: Sequence[Shard], reader: ShardReader) -> None:
     Raises SourceError where they have more rows than are fetched without being asked, and what
     ``store_rows`` raises.
     """
+    place, takes_all = reader.place, reader.first == 0 and reader.end is None
     before = done_bytes = 0
     all_bytes = sum(shard.size_bytes for shard in shards)
-    records = _records_of(reader.place.folder)
+    records = _records_of(place.folder)
     earlier = {
         oid: record
-        for folder in reader.place.earlier_folders
+        for folder in place.earlier_folders
         for oid, record in _records_of(folder).items()
     }
     for shard in shards:
         if reader.end is not None and before >= reader.end:
             break
         total = reader.total or _guess(before, done_bytes, all_bytes)
-        record = records.get(shard.oid)
-        if record is not None and len(reader.place.of_shard(shard.oid)) >= record.pictures:
-            _recount(reader.tally, record, shard, reader.place)
-        elif (old := earlier.get(shard.oid)) is not None and old.is_whole and _is_plain(reader):
+        record, old = records.get(shard.oid), earlier.get(shard.oid)
+        if record is not None and _has_all(record, place.of_shard(shard.oid)):
+            reader.tally.add(_tally_of(record, len(place.of_shard(shard.oid))))
+        elif old is not None and takes_all and _has_all(old, place.of_earlier_shard(shard.oid)):
             record = old
             _adopt(shard, before, reader, old)
         else:
             record = _store(shard, before, reader, total)
-            _note(reader.place, shard, record)
+            _note(place, shard, record)
         before += record.num_rows
         done_bytes += shard.size_bytes
         if reader.end is None:
             check_rows(before)
 
 
-def _is_plain(reader: ShardReader) -> bool:
-    return reader.first == 0 and reader.end is None
+def _has_all(record: _Record, rows: Mapping[str, KnownRow]) -> bool:
+    return len(rows) >= record.pictures
+
+
+def _tally_of(record: _Record, pictures: int) -> Tally:
+    return Tally(pictures=pictures, left_out=record.left_out, why=list(record.why))
 
 
 def _guess(before: int, done_bytes: int, all_bytes: int) -> int:
@@ -151,28 +155,21 @@ def _store(shard: Shard, before: int, reader: ShardReader, total: int) -> _Recor
     )
 
 
-def _recount(tally: Tally, record: _Record, shard: Shard, place: SourcePlace) -> None:
-    tally.pictures += len(place.of_shard(shard.oid))
-    tally.left_out += record.left_out
-    tally.why += islice(record.why, max(0, 3 - len(tally.why)))
-
-
 def _adopt(shard: Shard, before: int, reader: ShardReader, record: _Record) -> None:
     """Link the pictures of an unchanged shard of an earlier revision."""
-    prefix = f"{shard.oid}:"
     rows = []
     for row in reader.place.of_earlier_shard(shard.oid).values():
-        number = int(row.token.removeprefix(prefix).split(":")[0])
+        number = int(row.token.rpartition(":")[2])
         captions = row.file.with_suffix(CAPTION_SUFFIX)
         text = captions.read_text(encoding="utf-8") if captions.is_file() else None
         rows.append(
             Row(
-                key=reader.renamed(row, number, before),
+                key=reader.key_of(before + number),
                 token=row.token,
                 suffix=row.file.suffix,
                 label=f"{shard.name}, row {number}",
                 captions=None if text is None else tuple(text.splitlines()),
-                write=_copier(row.file),
+                write=functools.partial(_copy, row.file),
             )
         )
     own = Tally()
@@ -185,13 +182,8 @@ def _adopt(shard: Shard, before: int, reader: ShardReader, record: _Record) -> N
         stage=reader.stage,
         max_file_bytes=reader.max_file_bytes,
     )
-    own.left_out, own.why = record.left_out, list(record.why)
-    reader.tally.add(own)
+    reader.tally.add(_tally_of(record, own.pictures))
     _note(reader.place, shard, record)
-
-
-def _copier(file: Path) -> Callable[[Path], None]:
-    return functools.partial(_copy, file)
 
 
 def _copy(file: Path, to: Path) -> None:

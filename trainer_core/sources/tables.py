@@ -66,7 +66,7 @@ def _rows(file: Path) -> list[Mapping[str, Any]]:
     readers: dict[str, Callable[[Path], Any]] = {
         ".parquet": lambda path: open_parquet(path).read().to_pylist(),
         ".json": lambda path: json.loads(path.read_text(encoding="utf-8-sig")),
-        ".jsonl": _lines,
+        ".jsonl": json_lines,
     }
     reader = readers.get(file.suffix.lower())
     if reader is None:
@@ -84,6 +84,8 @@ def _rows(file: Path) -> list[Mapping[str, Any]]:
     return [row for row in rows if isinstance(row, dict)]
 
 
-def _lines(path: Path) -> list[Any]:
+def json_lines(path: Path) -> list[Any]:
+    """The values of a file with one a line; raises ValueError and OSError."""
     text = path.read_text(encoding="utf-8-sig")
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    # Not splitlines: JSON may have U+2028 and others of its line breaks inside a text.
+    return [json.loads(line) for line in text.split("\n") if line.strip()]

@@ -322,12 +322,7 @@ def _backend(options: Options, config: Options, max_area_px: int) -> ReadBackend
         **asdict(size),
         **asdict(cut),
         repeats=repeats,
-        probability=mixed.probability,
-        start_step=mixed.start_step,
-        start_epoch=mixed.start_epoch,
-        end_step=mixed.end_step,
-        end_epoch=mixed.end_epoch,
-        max_num_samples=mixed.max_num_samples,
+        **asdict(mixed),
         is_regularisation=is_regularisation,
     )
     return ReadBackend(backend, options, source)

@@ -39,17 +39,6 @@ _QUALITY: Final = _FILTER.text("quality_column", None, "Column of the qualities.
 _MIN_WIDTH: Final = _FILTER.number("min_width", 0, "Of the column width.", at_least=0)
 _MIN_HEIGHT: Final = _FILTER.number("min_height", 0, "Of the column height.", at_least=0)
 
-TAR_BLOCK: Final = Table()
-TAR_SOURCE: Final = TAR_BLOCK.text("source", None, "Where the tar files are.")
-TAR_METADATA: Final = TAR_BLOCK.text("metadata", None, "Where their JSON files are.")
-TAR_SUBFOLDER: Final = TAR_BLOCK.text("subfolder", None, "Folder of the dataset.")
-TAR_TOKEN: Final = TAR_BLOCK.secret("hf_token", "Token of the Hub.")
-TAR_BLOCK.handled(
-    "cache_dir shard_cache_gb parallel_downloads buffer_size max_file_size optimize_captions "
-    "optimise_captions",
-    _NOT_NEEDED,
-)
-
 _TABLE: Final = Table()
 _PATH: Final = _TABLE.text("path", None, "The table.")
 _FILENAME: Final = _TABLE.text("filename_column", None, "Column of the names of the files.")

@@ -75,38 +75,13 @@ class HubSource:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BucketSource:
-    """The objects of a bucket of S3 below a prefix, with caption files beside the pictures."""
-
-    bucket: str
-    prefix: str
-    endpoint: str | None
-    region: str | None
-    access_key: str | None = field(default=None, repr=False)
-    secret_key: str | None = field(default=None, repr=False)
-    session_token: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TarSource:
-    """Tar files with pictures, and captions beside them, as WebDataset has them."""
-
-    source: str
-    """A folder or file on this machine, an address, or a dataset of the Hub."""
-    metadata: str | None
-    """Where the captions are, in place of the tar files: a folder of JSON files, one a tar file."""
-    subfolder: str | None
-    token: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class FolderSource:
     """A folder on this machine whose captions are in a table."""
 
     folder: str
 
 
-Place = CsvSource | HubSource | BucketSource | TarSource | FolderSource
+Place = CsvSource | HubSource | FolderSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,9 @@
-"""Keys of data backends whose pictures are elsewhere: lists, the Hub, buckets, tar files."""
+"""Keys of data backends whose pictures are elsewhere: lists, and datasets of the Hub.
 
+Those of buckets and tar files are known, too, but nothing reads them yet.
+"""
+
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from trainer_core.config.plan import CaptionStrategy
@@ -8,14 +12,12 @@ from trainer_core.config.simpletuner.reading import Options, Source
 from trainer_core.config.simpletuner.source_types import (
     MAX_FILE_BYTES,
     MAX_ROWS,
-    BucketSource,
     CsvSource,
     FolderSource,
     HubSource,
     PictureSource,
     Place,
     SourceKind,
-    TarSource,
 )
 from trainer_core.config.simpletuner.verdicts import Option, Table
 
@@ -119,17 +121,14 @@ _OWN: Final[dict[SourceKind, tuple[Option[object], ...]]] = {
     "webdataset": (_TARS, _SUBFOLDER, _TOKEN),
 }
 """The keys of each type."""
-_STRATEGIES: Final[dict[SourceKind, tuple[WrittenStrategy, ...]]] = {
+_STRATEGIES: Final[Mapping[SourceKind, tuple[WrittenStrategy, ...]]] = {
     "local": ("filename", "textfile", "instanceprompt", "parquet"),
     "csv": ("csv", "instanceprompt"),
     "huggingface": ("huggingface", "instanceprompt"),
-    "aws": ("filename", "textfile", "instanceprompt", "parquet"),
-    "webshart": ("webshart", "instanceprompt", "filename"),
-    "webdataset": ("webshart", "textfile", "instanceprompt", "filename"),
 }
-"""Where captions may come from, by type; the first is the default of all but local and aws."""
+"""Where captions may come from, by type that is fetched; the first is the default but of local."""
 _NOT_FETCHED: Final[tuple[SourceKind, ...]] = ("aws", "webshart", "webdataset")
-"""Types whose keys are read, and whose pictures are not fetched yet."""
+"""Types whose keys are known, and whose pictures are not fetched yet."""
 _BRING_FILES: Final = (
     "copy its pictures into a folder, with captions in text files beside them, and write type local"
 )
@@ -141,7 +140,7 @@ _PUSH: Final = (
 
 def default_strategy_of(kind: SourceKind) -> WrittenStrategy | None:
     """The source of captions where none is given; None: that of files."""
-    return None if kind in ("local", "aws") else _STRATEGIES[kind][0]
+    return None if kind == "local" else _STRATEGIES[kind][0]
 
 
 def check_strategy(
@@ -211,10 +210,8 @@ def _place_of(kind: SourceKind, options: Options) -> Place | None:
             return _csv_place(options)
         case "huggingface":
             return _hub_place(options)
-        case "aws":
-            return _bucket_place(options)
-        case "webshart" | "webdataset":
-            return _tar_place(options)
+        case "aws" | "webshart" | "webdataset":
+            raise AssertionError(kind)  # refuse_kind has reported it
 
 
 def _csv_place(options: Options) -> CsvSource | None:
@@ -225,34 +222,6 @@ def _csv_place(options: Options) -> CsvSource | None:
         file=file,
         url_column=options[_CSV_URL] or "url",
         caption_column=options[_CSV_CAPTION] or "caption",
-    )
-
-
-def _bucket_place(options: Options) -> BucketSource | None:
-    bucket = _needed(options, _BUCKET, options[_BUCKET])
-    if bucket is None:
-        return None
-    return BucketSource(
-        bucket=bucket,
-        prefix=options[_PREFIX] or options[FOLDER] or "",
-        endpoint=options[_ENDPOINT] or None,
-        region=options[_REGION] or None,
-        access_key=options[_ACCESS] or None,
-        secret_key=options[_SECRET] or None,
-        session_token=options[_SESSION] or None,
-    )
-
-
-def _tar_place(options: Options) -> TarSource | None:
-    block = blocks.block_of(options, _TAR_OPTIONS, blocks.TAR_BLOCK)
-    source = _needed(options, _TARS, options[_TARS] or block[blocks.TAR_SOURCE])
-    if source is None:
-        return None
-    return TarSource(
-        source=source,
-        metadata=options[_TAR_METADATA] or block[blocks.TAR_METADATA] or None,
-        subfolder=options[_SUBFOLDER] or block[blocks.TAR_SUBFOLDER] or None,
-        token=options[_TOKEN] or block[blocks.TAR_TOKEN] or None,
     )
 
 
