@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.support.dispatching",
     "tests.support.objects",
     "tests.support.hub",
+    "tests.support.resolving",
     "tests.support.wandb_server",
     "tests.support.service",
     "tests.support.tenant_rows",
@@ -25,6 +26,7 @@ pytest_plugins = [
     "tests.support.poison",
     "tests.support.zygote",
     "tests.support.local_commands",
+    "tests.support.validating",
 ]
 
 

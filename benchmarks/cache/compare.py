@@ -62,17 +62,17 @@ class Bench:
         """One run of a reader to its end."""
         fit = 0 if step_s else self._setting.limit_bytes // self._content.record_bytes
         with self._started(reader, steps=steps, step_s=step_s, warm=fit + _WARM) as watched:
-            sent_before = self._server.sent()
+            sent_before = self._server.sent_bytes()
             first = watched.next_mark("first")
             watched.go_on()
             watched.next_mark("warm")
-            cpu_s, sent_warm = watched.cpu_s(), self._server.sent()
+            cpu_s, sent_warm = watched.cpu_s(), self._server.sent_bytes()
             watched.go_on()
             end = watched.next_mark("end")
-            cpu_s, sent_end = watched.cpu_s() - cpu_s, self._server.sent()
+            cpu_s, sent_end = watched.cpu_s() - cpu_s, self._server.sent_bytes()
             watched.go_on()
             closed = watched.next_mark("closed")
-            sent_closed = self._server.sent()
+            sent_closed = self._server.sent_bytes()
             watched.go_on()
         took_s, waited_s = end["took_s"], sum(end["waits_s"])
         used = steps * self._content.record_bytes
@@ -84,14 +84,14 @@ class Bench:
             "wait_pct": 100 * waited_s / took_s,
             "longest_wait_s": max(end["waits_s"]),
             "first_batch_s": first["since_opened_s"],
-            "sent_per_used_byte": (sent_end.sent_bytes - sent_warm.sent_bytes) / used,
+            "sent_per_used_byte": (sent_end - sent_warm) / used,
             "scratch_high_water_bytes": watched.highest_bytes,
             "ids": end["ids"],
         }
         if "unused_bytes" in closed:
             read_ahead = closed["unused_bytes"]
             used_of_all = len(set(end["ids"])) * self._content.record_bytes
-            sent = sent_closed.sent_bytes - sent_before.sent_bytes - read_ahead
+            sent = sent_closed - sent_before - read_ahead
             run |= {"bytes_per_used_byte": sent / used_of_all, "read_ahead_bytes": read_ahead}
         return run
 
@@ -163,7 +163,7 @@ def compare(setting: Setting, records: int, width: Width) -> dict[str, Any]:
             reader: bench.measured(reader, steps=setting.paced_steps, step_s=STEP_S)
             for reader in readers
         }
-        step = random.randrange(5, setting.steps - _RESUMED_STEPS)  # noqa: S311
+        step = random.randrange(5, setting.steps - _RESUMED_STEPS)  # noqa: S311 - a place, no secret
         resume = bench.resumed(OURS, runs[OURS][0]["ids"], step)
     speeds = {reader: _median(runs[reader], "mb_per_s") for reader in readers}
     return {

@@ -54,6 +54,9 @@ _TYPES: Final = {
     "F8_E4M3": torch.float8_e4m3fn,
 }
 _SEED: Final = 13
+_TAR_BYTES: Final = 1 << 30
+"""WebDataset's documents advise about 1 GB."""
+BUCKET: Final = "bench"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +90,14 @@ class Content:
     def record_bytes(self) -> int:
         """Of the tensors of one record."""
         return self.texts[0].size_bytes + self.latents[0].size_bytes
+
+    def tars_of(self, records: int) -> int:
+        """How many tars hold so many records."""
+        return -(-records // self.records_a_tar)
+
+    @property
+    def records_a_tar(self) -> int:
+        return _TAR_BYTES // self.record_bytes
 
     @property
     def zipped_share(self) -> float:

@@ -20,13 +20,10 @@ from trainer_core.data.index import Caption, DataIndex, Encoding, Entry, Picture
 from trainer_core.data.shard_files import EntryPlace, TensorPlace, shard_header
 
 TENANT: Final = f"ten_{13:032x}"
-BUCKET: Final = "bench"
 BACKEND: Final = "bench"
 _SIDE_PX: Final = 512
 _ENTRIES: Final[Mapping[Kind, int]] = {"text": 7, "latents": 64}
 """Of a shard, as ``trainer_core.data.shards`` groups them."""
-_TAR_BYTES: Final = 1 << 30
-"""WebDataset's documents advise about 1 GB."""
 _MDS_BYTES: Final = 1 << 26
 """The default of MDSWriter. It holds one bf16 record; 8-bit records get a shard each, too, because
 a shard is fetched whole, and the next record of a random order is in another one."""
@@ -150,12 +147,12 @@ def _add_shard(
 
 
 def tar_keys(content: Content, records: int) -> list[str]:
-    return [f"tar/{n:05d}.tar" for n in range(-(-records // _records_a_tar(content)))]
+    return [f"tar/{n:05d}.tar" for n in range(content.tars_of(records))]
 
 
 def tars(content: Content, records: int) -> Iterator[tuple[str, tuple[Piece, ...]]]:
     """WebDataset's: a file for each tensor, named by record and tensor."""
-    each = _records_a_tar(content)
+    each = content.records_a_tar
     for number, key in enumerate(tar_keys(content, records)):
         pieces: list[Piece] = []
         for n in range(number * each, min(records, (number + 1) * each)):
@@ -165,10 +162,6 @@ def tars(content: Content, records: int) -> Iterator[tuple[str, tuple[Piece, ...
                 pieces += (info.tobuf(tarfile.USTAR_FORMAT), part)
                 pieces.append(bytes(-part.size_bytes % tarfile.BLOCKSIZE))
         yield key, (*pieces, bytes(2 * tarfile.BLOCKSIZE))
-
-
-def _records_a_tar(content: Content) -> int:
-    return _TAR_BYTES // content.record_bytes
 
 
 def mds(content: Content, records: int) -> Iterator[tuple[str, tuple[Piece, ...]]]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from benchmarks.cache.content import made
-from benchmarks.cache.objects import BUCKET, TENANT, ours
+from benchmarks.cache.content import BUCKET, made
+from benchmarks.cache.objects import TENANT, ours
 from benchmarks.cache.order import sampler
 from benchmarks.cache.steps import arguments, mark
 from services.domain.ledger import CachedShard, Claim

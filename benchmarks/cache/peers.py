@@ -23,15 +23,13 @@ import boto3
 import torch
 from botocore.config import Config
 
-from benchmarks.cache.content import KINDS, Content, Kind, made, sizes_of, tensors_of
+from benchmarks.cache.content import BUCKET, KINDS, Content, Kind, made, sizes_of, tensors_of
 from benchmarks.cache.steps import Batch, arguments, mark, shuffled, take
 
-_BUCKET: Final = "bench"
 _WORKERS: Final = 2
 _PREFETCHED: Final = 10
 _SHUFFLED_TARS: Final = 100
 _SHUFFLED_RECORDS: Final = 8
-_TAR_BYTES: Final = 1 << 30
 
 
 def main() -> None:
@@ -56,7 +54,7 @@ def _gzip(args: Namespace, _content: Content) -> Iterator[Batch]:
     )
 
     def load(kind: Kind, record: int) -> dict[str, torch.Tensor]:
-        body = client.get_object(Bucket=_BUCKET, Key=f"gz/{kind}/{record:06d}.pt")["Body"].read()
+        body = client.get_object(Bucket=BUCKET, Key=f"gz/{kind}/{record:06d}.pt")["Body"].read()
         with gzip.GzipFile(fileobj=io.BytesIO(body)) as file:
             loaded: dict[str, torch.Tensor] = torch.load(
                 io.BytesIO(file.read()), map_location="cpu", weights_only=True
@@ -77,8 +75,8 @@ def _gzip(args: Namespace, _content: Content) -> Iterator[Batch]:
 def _webdataset(args: Namespace, content: Content) -> Iterator[Batch]:
     import webdataset  # noqa: PLC0415 - each process needs one of the two
 
-    tars = -(-args.records // (_TAR_BYTES // content.record_bytes))
-    url = f"{args.endpoint}/{_BUCKET}/tar/{{00000..{tars - 1:05d}}}.tar"
+    tars = content.tars_of(args.records)
+    url = f"{args.endpoint}/{BUCKET}/tar/{{00000..{tars - 1:05d}}}.tar"
     dataset = (
         webdataset.WebDataset(
             f"pipe:curl --silent --fail {url}",
@@ -99,7 +97,7 @@ def _streaming(args: Namespace, content: Content) -> Iterator[Batch]:
 
     os.environ["S3_ENDPOINT_URL"] = args.endpoint
     dataset = StreamingDataset(
-        remote=f"s3://{_BUCKET}/mds",
+        remote=f"s3://{BUCKET}/mds",
         local=str(args.folder / "mds"),
         cache_limit=args.limit_bytes,
         shuffle=True,

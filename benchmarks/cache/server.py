@@ -16,8 +16,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.cache.content import Width, made
-from benchmarks.cache.objects import BUCKET, Piece, mds, ours, size_of, tars, zipped
+from benchmarks.cache.content import BUCKET, Width, made
+from benchmarks.cache.objects import Piece, mds, ours, size_of, tars, zipped
 
 _STATS: Final = "/stats"
 
@@ -32,13 +32,11 @@ class Bucket:
         objects = {**ours(content, records).objects, **dict(chain(*makers))}
         self.objects = {f"/{BUCKET}/{key}": pieces for key, pieces in objects.items()}
         self._lock = threading.Lock()
-        self.sent_bytes = self.open_requests = self.requests = 0
+        self.sent_bytes = 0
 
-    def count(self, *, sent: int = 0, opened: int = 0) -> None:
+    def count(self, sent_bytes: int) -> None:
         with self._lock:
-            self.sent_bytes += sent
-            self.open_requests += opened
-            self.requests += max(0, opened)
+            self.sent_bytes += sent_bytes
 
 
 class _Server(ThreadingHTTPServer):
@@ -63,16 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == _STATS:
-            bucket = self.server.bucket
-            self._send_small(
-                json.dumps(
-                    {
-                        "sent_bytes": bucket.sent_bytes,
-                        "open_requests": bucket.open_requests,
-                        "requests": bucket.requests,
-                    }
-                ).encode()
-            )
+            self._send_small(json.dumps({"sent_bytes": self.server.bucket.sent_bytes}).encode())
         else:
             self._answer(with_body=True)
 
@@ -107,29 +96,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _send_range(self, pieces: tuple[Piece, ...], start: int, end: int) -> None:
-        bucket = self.server.bucket
-        bucket.count(opened=1)
-        try:
-            for piece in pieces:
-                length = size_of((piece,))
-                first, last = max(0, start), min(length, end)
-                if first < last:
-                    self._send_piece(piece, first, last)
-                start, end = start - length, end - length
-        finally:
-            bucket.count(opened=-1)
+        for piece in pieces:
+            length = size_of((piece,))
+            first, last = max(0, start), min(length, end)
+            if first < last:
+                self._send_piece(piece, first, last)
+            start, end = start - length, end - length
 
     def _send_piece(self, piece: Piece, first: int, last: int) -> None:
         bucket = self.server.bucket
         if isinstance(piece, bytes):
             self.wfile.write(piece[first:last])
-            bucket.count(sent=last - first)
+            bucket.count(last - first)
             return
         offset, left = piece.offset_bytes + first, last - first
         while left:
             sent = os.sendfile(self.connection.fileno(), bucket.file, offset, left)
             offset, left = offset + sent, left - sent
-            bucket.count(sent=sent)
+            bucket.count(sent)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
         pass

@@ -28,26 +28,27 @@ def with_filter_lists(
     """
     found, files, problems = [], [], []
     for position, backend in enumerate(backends):
-        key, name = _file_named(backend)
-        if key is not None and name is not None:
+        filled = backend
+        if (named := _file_named(backend)) is not None:
+            key, name = named
             try:
                 file = find_file(name)
-                backend = {**backend, key: _entries_in(file)}  # noqa: PLW2901
+                filled = {**backend, key: _entries_in(file)}
                 files.append(file)
             except (CommandError, DocumentError) as error:
                 problems.append((f"/data_backends/{position}/{key}", error))
-        found.append(backend)
+        found.append(filled)
     return found, files, problems
 
 
-def _file_named(backend: Any) -> tuple[str | None, str | None]:
+def _file_named(backend: Any) -> tuple[str, str] | None:
     """The key as written and the name of a file; None where there is none."""
     if not isinstance(backend, Mapping):
-        return None, None
+        return None
     for key, value in backend.items():
         if option_name(str(key)) == OPTION and isinstance(value, str):
-            return (key, value) if value.strip().lower() not in _OFF else (None, None)
-    return None, None
+            return (key, value) if value.strip().lower() not in _OFF else None
+    return None
 
 
 def _entries_in(file: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """The data of `reverie validate`: the folders of the backends, and what a run does with them."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from trainer_core.data.report.contact_sheet import MAX_PAGES, PER_PAGE
 from trainer_core.data.report.model import DataReport, Depth
 from trainer_core.data.report.shown import Shown, shown_of
 from trainer_core.data.survey import DataSurvey, OnProgress, Survey, survey_data
+
+OnFolders = Callable[[Mapping[str, Path]], None]
+"""Called with the folder of each backend that is there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +39,6 @@ class DataSection:
     report: DataReport | None = None
     shown: tuple[Shown, ...] = ()
     """Images for contact sheets: as many as their pages hold."""
-    folders: Mapping[str, Path] = field(default_factory=dict)
-    """Backend id → the folder of its images."""
 
 
 def data_section(
@@ -46,6 +47,7 @@ def data_section(
     base: BaseShape,
     folders: Sequence[Path],
     *,
+    on_folders: OnFolders,
     on_progress: OnProgress,
     fetched: SourceFolders,
     depth: Depth,
@@ -57,6 +59,7 @@ def data_section(
         written: its data backends as they are in the file.
         base: the base model.
         folders: a relative folder is tried from each of these.
+        on_folders: called before an image is read.
         on_progress: called after each image.
         fetched: the folders of backends whose pictures are elsewhere.
         depth: how closely images are looked at.
@@ -78,6 +81,7 @@ def data_section(
         else:
             pointer = f"{pointers[backend.id]}/instance_data_dir"
             missing.append(DataProblem(pointer=pointer, code="missing_data", message=folder))
+    on_folders(found)
     part = _with_backends(plan, found)
     max_px = max_area_px(base.parts.transformer)
     survey = survey_data(
@@ -97,7 +101,6 @@ def data_section(
         warnings=(*fetched.warnings, *survey.warnings),
         report=survey.report,
         shown=tuple(shown_of(survey.chosen, survey.files, max_px, MAX_PAGES * PER_PAGE)),
-        folders=found,
     )
 
 

@@ -1,5 +1,6 @@
 """`reverie validate --contact-sheet`: pictures of what the model will see."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,21 @@ def one_page_or_pages(path: Path | None) -> Path | None:
     return path
 
 
+def check_place(target: Path, folders: Mapping[str, Path]) -> None:
+    """Raise CommandError where the target is in a folder of images; ``folders`` by backend."""
+    here = target.expanduser().resolve()
+    for backend, folder in folders.items():
+        if here.is_relative_to(folder.resolve()):
+            raise CommandError(
+                f"--contact-sheet: {target} is in {folder}, the images of {backend}, and would be "
+                "one of them in the next run; name a place outside of it"
+            )
+
+
 def draw_contact_sheet(target: Path, pictures: "DataSection") -> list[Path]:
     """Write the pages, and tell where they are; none where no image is used.
 
-    Raises CommandError where the target is in a folder of images, OSError where it is not writable.
+    Raises OSError where the target is not writable.
     """
     from trainer_core.data.report.contact_sheet import (
         PER_PAGE,
@@ -34,13 +46,6 @@ def draw_contact_sheet(target: Path, pictures: "DataSection") -> list[Path]:
     )
     from trainer_core.data.report.shown import few_of
 
-    here = target.expanduser().resolve()
-    for backend, folder in pictures.folders.items():
-        if here.is_relative_to(folder.resolve()):
-            raise CommandError(
-                f"--contact-sheet: {target} is in {folder}, the images of {backend}, and would be "
-                "one of them in the next run; name a place outside of it"
-            )
     if not pictures.shown:
         output.print_note("no contact sheet: there is no image to draw")
         return []

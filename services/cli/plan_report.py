@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from services.cli.connection import CommandError
-from services.cli.data_section import DataSection, data_section
+from services.cli.data_section import DataSection, OnFolders, data_section
 from services.cli.documents import Documents, UsedFile, gather_documents, plain_name
 from services.cli.hub_token import NOT_THERE, WAY_TO_ONE, hub_token
 from services.cli.source_fetching import SourceFolders, fetch_all, surroundings
@@ -119,6 +119,7 @@ def report_on(
     allowed: tuple[Network, ...] = (),
     reporter: Reporter | None = None,
     depth: Depth = "pixels",
+    on_folders: OnFolders = lambda _: None,
 ) -> Report:
     """Read the files in ``config`` and resolve them.
 
@@ -133,6 +134,7 @@ def report_on(
         allowed: networks that addresses in lists of pictures may lead to beside the public ones.
         reporter: shows the progress of pictures that are fetched.
         depth: how closely images are looked at.
+        on_folders: called before an image is read; what it raises ends the work.
     """
     files = _files_section(config, settings, working_dir, env)
     documents = files.content
@@ -153,6 +155,7 @@ def report_on(
         fetched = fetch_all(imported.content.sources, around, reporter or SilentReporter())
         data = _data_section(
             *(plan, documents, base.content, folders),
+            on_folders=on_folders,
             on_progress=on_progress,
             fetched=fetched,
             depth=depth,
@@ -246,6 +249,7 @@ def _data_section(
     base: BaseShape,
     folders: Sequence[Path],
     *,
+    on_folders: OnFolders,
     on_progress: Progress,
     fetched: SourceFolders,
     depth: Depth,
@@ -253,6 +257,7 @@ def _data_section(
     """What is in the image folders, and what a run would end at."""
     data = data_section(
         *(plan, documents.body["data_backends"], base, folders),
+        on_folders=on_folders,
         on_progress=on_progress,
         fetched=fetched,
         depth=depth,

@@ -21,8 +21,6 @@ _STDERR: Final = Path("standard error")
 _LINE_EVERY_S: Final = 30.0
 """Without a terminal, long work prints a line at least this often."""
 _LINES_A_RUN: Final = 10
-_RATE_AFTER_S: Final = 1.0
-"""A rate over less time tells little."""
 
 
 @contextmanager

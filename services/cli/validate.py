@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -12,7 +13,7 @@ import typer
 from services.cli import output
 from services.cli.config_options import Setting, settings_of
 from services.cli.connection import Invocation
-from services.cli.data_sheets import draw_contact_sheet, one_page_or_pages
+from services.cli.data_sheets import check_place, draw_contact_sheet, one_page_or_pages
 from services.cli.notices import EveryNotice, print_notices
 from services.cli.report_json import body_of, products_by_card
 from services.cli.source_fetching import AllowNetwork, fetch_progress, networks_in
@@ -75,7 +76,7 @@ def validate(
     """Resolve SimpleTuner's files and show the plan. Nothing is trained.
 
     It needs no GPU and no weights of the base model, and no network but for
-    pictures that are elsewhere (a list of addresses, the Hub, a bucket): they
+    pictures that are elsewhere (a list of addresses, the Hub): they
     are fetched as a run does, and kept for it.
 
     Shown: what is trained, with which optimizer, schedule and number of
@@ -101,6 +102,7 @@ def validate(
     invocation: Invocation = ctx.obj
     settings = settings_of(setting)
     allowed = networks_in(allow_network)
+    on_folders = partial(check_place, contact_sheet) if contact_sheet else lambda _: None
     with scanning() as on_progress, fetch_progress() as reporter:
         report = report_on(
             config,
@@ -111,6 +113,7 @@ def validate(
             allowed=allowed,
             reporter=reporter,
             depth="headers" if quick else "pixels",
+            on_folders=on_folders,
         )
     if not as_json:
         print_report(report, every=every)

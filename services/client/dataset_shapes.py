@@ -3,6 +3,7 @@
 from typing import Literal, TypedDict
 
 from services.client.shapes import Problem
+from services.domain.media import Media
 
 
 class NewFile(TypedDict):
@@ -29,9 +30,6 @@ class Dataset(TypedDict):
     links: dict[str, str]
     created_at: str
     updated_at: str
-
-
-Media = Literal["image", "caption", "adapter"]
 
 
 class DatasetFile(TypedDict):

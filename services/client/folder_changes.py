@@ -103,18 +103,12 @@ def changes_from(base: Iterable[DatasetFile], files: Sequence[NewFile]) -> Folde
     )
 
 
-def changes_in_folder(
-    client: Client,
-    dataset_id: str,
-    place: Path,
-    on_file: Callable[[int], None] = lambda _: None,
-) -> FolderChanges:
+def changes_in_folder(client: Client, dataset_id: str, place: Path) -> FolderChanges:
     """What is added, removed and changed from a dataset to a folder, or to one adapter file.
 
     Raises as ``push_folder`` does where the folder could not be pushed.
     """
-    files = describe(named_files(place), on_file)
-    return changes_from(files_in(client, dataset_id), files)
+    return changes_from(files_in(client, dataset_id), describe(named_files(place)))
 
 
 def changes_between(

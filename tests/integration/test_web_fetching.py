@@ -1,7 +1,6 @@
 """Downloads from strangers' addresses: what is fetched, what is refused, and that limits hold."""
 
 import ipaddress
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -106,32 +105,6 @@ def test_a_name_of_an_internal_address_is_not_connected_to(
     resolves([address])
     assert "no public address" in why("http://inside.example/a.png", tmp_path / "out")
     assert "no public address" in why("https://inside.example/a.png", tmp_path / "out")
-
-
-@pytest.fixture
-def resolves(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Let the resolver answer with these addresses, one look-up after the other."""
-
-    def resolve(*answers: list[str]) -> list[str]:
-        left, asked = list(answers), []
-
-        def getaddrinfo(host: str, port: int, *args: object, **kwargs: object) -> list[object]:
-            try:
-                ipaddress.ip_address(host)
-                addresses = [host]
-            except ValueError:
-                asked.append(host)
-                addresses = left.pop(0) if len(left) > 1 else left[0]
-            kinds = [socket.AF_INET6 if ":" in each else socket.AF_INET for each in addresses]
-            return [
-                (kind, socket.SOCK_STREAM, 6, "", (each, port))
-                for kind, each in zip(kinds, addresses, strict=True)
-            ]
-
-        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        return asked
-
-    return resolve
 
 
 def test_a_name_that_changes_wins_nothing(

@@ -46,32 +46,6 @@ def send(url: str, *allowed: str, timeout_s: float = 5) -> Answer:
     return sending.send(delivery, [SecretStr(SECRET)], networks, timeout_s=timeout_s)
 
 
-@pytest.fixture
-def resolves(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Let the resolver answer with these addresses, one look-up after the other."""
-
-    def resolve(*answers: list[str]) -> list[str]:
-        left, asked = list(answers), []
-
-        def getaddrinfo(host: str, port: int, *args: object, **kwargs: object) -> list[object]:
-            try:
-                ipaddress.ip_address(host)
-                addresses = [host]
-            except ValueError:
-                asked.append(host)
-                addresses = left.pop(0) if len(left) > 1 else left[0]
-            kinds = [socket.AF_INET6 if ":" in each else socket.AF_INET for each in addresses]
-            return [
-                (kind, socket.SOCK_STREAM, 6, "", (each, port))
-                for kind, each in zip(kinds, addresses, strict=True)
-            ]
-
-        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        return asked
-
-    return resolve
-
-
 def test_a_name_that_changes_wins_nothing(resolves: Callable[..., list[str]]) -> None:
     with Receiver(CHECKED) as checked, Receiver(OTHER) as other:
         asked = resolves([CHECKED], [OTHER])
