@@ -157,6 +157,21 @@ def test_an_image_without_its_mask_is_one_of_those_left_out(tmp_path: Path) -> N
     assert (masks.role, masks.accepted, masks.buckets) == ("mask", 1, ())
 
 
+def test_an_image_that_is_not_chosen_does_not_count_as_one_without_a_mask(tmp_path: Path) -> None:
+    pictures, masks = tmp_path / "pictures", tmp_path / "masks"
+    for n in range(8):
+        picture(pictures / f"{n}.png", (64, 64), seed=n)
+        if n < 5:
+            picture(masks / f"{n}.png", (64, 64), seed=n)
+    images, of_images = MASKED
+
+    cats, _ = report(plan_of(images | {"max_num_samples": 4}, of_images), pictures, masks).backends
+
+    counts = {each.reason: each.count for each in cats.left_out}
+    assert counts["not_chosen"] == 4
+    assert cats.accepted == 4 - counts.get("no_mask", 0)
+
+
 def test_a_folder_that_two_backends_read_has_no_copies(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "x.png", (256, 256))
     picture(tmp_path / "b" / "y.png", (256, 256))

@@ -8,7 +8,6 @@ from typing import Final, assert_never
 from trainer_core.config.plan import Backend, Identity
 from trainer_core.data.buckets import Unfit, unfit
 from trainer_core.data.cut_captions import CutCaptions
-from trainer_core.data.folder import stem_of
 from trainer_core.data.index import FileItem
 from trainer_core.data.length import backend_micro_batches
 from trainer_core.data.reading import Reading
@@ -30,6 +29,7 @@ from trainer_core.data.report.model import (
     NamedFile,
     Trait,
 )
+from trainer_core.data.subset import subset_of
 from trainer_core.errors import BadCaptionError, BadImageError
 
 
@@ -72,13 +72,7 @@ def report_of(
     is_whole = all(len(each.readings) == each.images for each in seen)
     return DataReport(
         depth=depth,
-        backends=tuple(
-            _backend(
-                *(each, crops[each.backend.id], batch, max_px),
-                masked=_stems_of_masks(each, seen),
-            )
-            for each in seen
-        ),
+        backends=tuple(_backend(each, crops[each.backend.id], batch, max_px) for each in seen),
         equal=_equal(seen),
         similar=_similar(seen),
         captions=_captions(captions),
@@ -88,26 +82,10 @@ def report_of(
     )
 
 
-def _stems_of_masks(seen: Seen, all_seen: Sequence[Seen]) -> frozenset[str] | None:
-    """Stems of the images that have a mask; None where the backend has no masks."""
-    if seen.backend.masks is None:
-        return None
-    (masks,) = (each for each in all_seen if each.backend.id == seen.backend.masks)
-    readings = (each for each in masks.readings if isinstance(each, Reading))
-    return frozenset(stem_of(each.item.path) for each in readings)
-
-
-def _backend(
-    seen: Seen,
-    crops: Sequence[Fitted],
-    batch: int,
-    max_px: int,
-    *,
-    masked: frozenset[str] | None,
-) -> BackendReport:
+def _backend(seen: Seen, crops: Sequence[Fitted], batch: int, max_px: int) -> BackendReport:
     backend = seen.backend
     buckets = buckets_of(crops, backend, batch)
-    left_out = _left_out(seen, max_px, masked)
+    left_out = _left_out(seen, max_px)
     lacking = [each.repeats_to_fill for each in buckets if each.repeats_to_fill is not None]
     return BackendReport(
         backend=backend.id,
@@ -123,9 +101,10 @@ def _backend(
     )
 
 
-def _left_out(seen: Seen, max_px: int, masked: frozenset[str] | None) -> tuple[LeftOut, ...]:
+def _left_out(seen: Seen, max_px: int) -> tuple[LeftOut, ...]:
     found: dict[LeftOutReason, list[NamedFile]] = defaultdict(list)
     used = {item.path for item in seen.used}
+    chosen = _chosen(seen, max_px)
     for path, reading in zip(seen.paths, seen.readings, strict=True):
         shown = path.encode(errors="backslashreplace").decode()
         match reading:
@@ -136,7 +115,7 @@ def _left_out(seen: Seen, max_px: int, masked: frozenset[str] | None) -> tuple[L
                 found["bad_caption"].append(NamedFile(path=shown, note=reading.message))
             case Reading():
                 if seen.backend.role != "mask" and path not in used:
-                    reason, why = _why_left_out(reading.item, seen.backend, max_px, masked)
+                    reason, why = _why_left_out(reading.item, seen.backend, max_px, chosen)
                     found[reason].append(NamedFile(path=path, note=why))
             case _:
                 assert_never(reading)
@@ -154,16 +133,27 @@ _UNFIT: Final[Mapping[Unfit, LeftOutReason]] = {
 }
 
 
+def _chosen(seen: Seen, max_px: int) -> set[str]:
+    """The images that ``max_num_samples`` chooses, with a mask or without."""
+    items = [each.item for each in seen.readings if isinstance(each, Reading)]
+    fit = [
+        item
+        for item in items
+        if item.captions and unfit(item.width_px, item.height_px, seen.backend, max_px) is None
+    ]
+    return {item.path for item in subset_of(fit, seen.backend)[0]}
+
+
 def _why_left_out(
-    item: FileItem, backend: Backend, max_px: int, masked: frozenset[str] | None
+    item: FileItem, backend: Backend, max_px: int, chosen: set[str]
 ) -> tuple[LeftOutReason, str | None]:
-    """In the order of ``choose_images``."""
+    """In the order of ``choose_images``; what is chosen and not used has no mask."""
     why = unfit(item.width_px, item.height_px, backend, max_px)
     if why is not None:
         return _UNFIT[why], f"{item.width_px} x {item.height_px} px"
-    if item.captions and masked is not None and stem_of(item.path) not in masked:
-        return "no_mask", None
-    return ("not_chosen" if item.captions else "no_caption"), None
+    if not item.captions:
+        return "no_caption", None
+    return ("no_mask" if item.path in chosen else "not_chosen"), None
 
 
 def _having(seen: Seen) -> tuple[Having, ...]:
