@@ -197,7 +197,10 @@ configs:
             "many/d/e/c.parquet": parquet([row(3, "c")]),
         },
     )
-    texts = lambda source: [text for _, text in content(get(tmp_path, source)).values()]  # noqa: E731
+
+    def texts(source: PictureSource) -> list[str]:
+        return [text for _, text in content(get(tmp_path, source)).values()]
+
     assert texts(source_of()) == ["a\n", "c\n"]
     assert texts(source_of(split="held")) == ["b\n"]
     assert texts(source_of(config="small")) == ["few\n"]

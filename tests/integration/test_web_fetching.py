@@ -74,6 +74,7 @@ def test_redirects_are_followed_a_few_times(server: FileServer, tmp_path: Path) 
         ("http://user:word@127.0.0.2:{port}/secret", "user name"),
         ("http://127.0.0.2:22/", "another protocol"),
         ("http://127.0.0.2:99999/", "no address"),
+        ("http://[no/", "no address"),
         ("", "without an address"),
     ],
 )

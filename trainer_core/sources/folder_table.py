@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer_core.config.simpletuner.source_types import CaptionTable
 from trainer_core.data.folder import list_files
-from trainer_core.sources.rows import Row, suffix_in
+from trainer_core.sources.rows import Row, own_key, suffix_in
 from trainer_core.sources.tables import captions_by_table
 
 
@@ -28,13 +28,14 @@ def rows_of_folder(
     missing: list[str],
 ) -> Iterator[Row]:
     """The rows of a folder; names of pictures that the table lacks are added to ``missing``."""
+    taken: set[str] = set()
     for path, token in pictures.items():
         found, is_there = captions_by_table(captions, table, path)
         if not is_there:
             missing.append(path)
         suffix = suffix_in(path)
         yield Row(
-            key=path[: len(path) - len(suffix)] if suffix else path,
+            key=own_key(path[: len(path) - len(suffix)], path, taken),
             token=token,
             suffix=suffix,
             label=path,

@@ -19,7 +19,7 @@ from trainer_core.sources.captions import captions_of_row
 from trainer_core.sources.errors import RowError, SourceError
 from trainer_core.sources.hub_layout import HubFile, SplitFiles
 from trainer_core.sources.parquet_rows import open_parquet
-from trainer_core.sources.rows import Row, safe_key, suffix_in
+from trainer_core.sources.rows import Row, own_key, safe_key, suffix_in
 from trainer_core.sources.tables import json_lines
 
 _KIND: Final = "dataset"
@@ -180,14 +180,10 @@ def picture_rows(
     """
     tables = _tables(commit, split.metadata, folder) if source.wants_captions else {}
     texts = {str(PurePosixPath(f.path).with_suffix("")): f for f in split.captions}
-    seen: dict[str, str] = {}
+    taken: set[str] = set()
     for file in split.files:
-        key = safe_key(file.path)
-        if seen.setdefault(key, file.path) != file.path:
-            key = f"{key}-{suffix_in(file.path).removeprefix('.')}"
         row = tables.get(file.path)
         captions: tuple[str, ...] | None = None
-        token = file.oid
         if source.wants_captions:
             text = texts.get(str(PurePosixPath(file.path).with_suffix("")))
             if row is not None:
@@ -197,8 +193,8 @@ def picture_rows(
             else:
                 captions = ()
         yield Row(
-            key=key,
-            token=token,
+            key=own_key(safe_key(file.path), file.path, taken),
+            token=file.oid,
             suffix=suffix_in(file.path),
             label=file.path,
             captions=captions,

@@ -1,5 +1,6 @@
 """Rows of a source become files: a picture as its bytes are, and its captions beside it."""
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -223,6 +224,17 @@ def safe_key(path: str) -> str:
     plain = ["".join(c if c.isprintable() else "_" for c in part)[:100] for part in parts]
     kept = [part for part in plain if part and part != "/"]
     return PurePosixPath(*kept).with_suffix("").as_posix() if kept else "_"
+
+
+def own_key(key: str, path: str, taken: set[str]) -> str:
+    """A key for the file of this path that no other row has; it is added to ``taken``.
+
+    A key has no suffix and is cut, so that several files may ask for the same one.
+    """
+    if key in taken:
+        key = f"{key}-{hashlib.sha256(path.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+    taken.add(key)
+    return key
 
 
 def suffix_in(path: str) -> str:

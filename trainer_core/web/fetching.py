@@ -153,7 +153,10 @@ def _target(answer: httpcore.Response, at: str) -> str | None:
         location = _header(answer, b"location")
         if not location:
             raise FetchError(at, f"the server answers {answer.status} without an address")
-        return urljoin(at, location).partition("#")[0]
+        try:
+            return urljoin(at, location).partition("#")[0]
+        except ValueError:
+            raise FetchError(at, "the server redirects to what is no address") from None
     if answer.status != 200:
         may_pass = answer.status in _PASSING
         raise FetchError(at, f"the server answers {answer.status}", may_pass=may_pass)

@@ -1,0 +1,53 @@
+"""Rows of a source: each has a file of its own."""
+
+from pathlib import Path
+
+from trainer_core.config.simpletuner.source_types import (
+    CaptionColumns,
+    CaptionTable,
+    HubSource,
+    PictureSource,
+    RowFilter,
+)
+from trainer_core.sources.folder_table import rows_of_folder
+from trainer_core.sources.hub import Commit, picture_rows
+from trainer_core.sources.hub_layout import HubFile, SplitFiles
+
+COLUMNS = CaptionColumns(columns=("text",))
+
+
+def test_long_names_that_begin_alike_have_keys_of_their_own(tmp_path: Path) -> None:
+    paths = ["a.png", "a.jpg", *(f"{'a cat, ' * 20}{n}.png" for n in range(3))]
+    place = HubSource(
+        dataset="someone/cats",
+        revision=None,
+        split="train",
+        config=None,
+        image_column="image",
+        captions=COLUMNS,
+        rows=RowFilter(),
+    )
+    split = SplitFiles(
+        kind="pictures", files=tuple(HubFile(path=p, size_bytes=1, oid=p) for p in paths)
+    )
+    rows = picture_rows(
+        Commit(name="someone/cats", sha="1", token=None),
+        split,
+        PictureSource(place=place, wants_captions=False),
+        place,
+        tmp_path,
+    )
+    keys = [row.key for row in rows]
+
+    assert keys[0] == "a"
+    assert len(set(keys)) == len(paths)
+
+
+def test_pictures_with_one_stem_have_captions_of_their_own(tmp_path: Path) -> None:
+    table = CaptionTable(path="t", filename_column="id", captions=COLUMNS, has_suffixes=True)
+    captions = {"in/a.png": ("one",), "in/a.JPG": ("two",)}
+    rows = list(rows_of_folder(tmp_path, dict.fromkeys(captions, "1"), table, captions, []))
+
+    assert rows[0].key == "in/a"
+    assert rows[1].key != rows[0].key
+    assert [row.captions for row in rows] == [("one",), ("two",)]
