@@ -74,7 +74,12 @@ def examine_image(path: Path, *, name: str, is_mask: bool = False) -> Examined:
     )
 
 
-def read_header(path: Path, *, name: str, is_mask: bool = False) -> Examined:  # noqa: ARG001
+def read_header(
+    path: Path,
+    *,
+    name: str,
+    is_mask: bool = False,  # noqa: ARG001 - as every ``Examiner`` has it
+) -> Examined:
     """What the header of an image says; its pixels are not decoded, and most of it is not read.
 
     Damage, further frames, transparent parts and likeness are not seen; ``lit`` is None. In place
