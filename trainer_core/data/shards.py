@@ -63,7 +63,6 @@ def shards_of(index: DataIndex, missing: Collection[str]) -> Iterator[ShardSpec]
     """Shards that have all missing entries of an index, each once.
 
     Entries of different backends are not mixed: a dataset may be deleted, and its shards with it.
-    One takes about one to three minutes to build on a GPU.
     """
     backends = _backends_of(index)
     together: dict[tuple[int, tuple[str, ...]], list[Entry]] = {}
