@@ -94,6 +94,9 @@ class SignedObjects:
         found = self._addresses.get(key)
         if found is None or time.monotonic() - found[1] > _ADDRESS_S:
             found = self._signed("sign-read", {"key": key})["url"], time.monotonic()
+            for old, (_, asked_s) in list(self._addresses.items()):
+                if found[1] - asked_s > _ADDRESS_S:
+                    self._addresses.pop(old, None)
             self._addresses[key] = found
         return found[0]
 

@@ -250,11 +250,8 @@ class Feeder:
     def _note_wanted(self) -> None:
         """Read the requests; those that were served hold until the next step, too."""
         before = self._requested, self._read
-        now = {
-            path.name
-            for path in self._wanted_folder.iterdir()
-            if self._order.has(path.name) and not self._is_forgotten(path)
-        }
+        self._forget_unrepeated()
+        now = {path.name for path in self._wanted_folder.iterdir() if self._order.has(path.name)}
         for digest in now:
             if not (self._folder / entry_name(digest)).exists():
                 self._held.gone(digest)  # it was damaged, and the process deleted it
@@ -268,13 +265,11 @@ class Feeder:
         if before != (self._requested, self._read):
             self._soon = None
 
-    def _is_forgotten(self, request: Path) -> bool:
-        """Whether nobody waits for an entry that is there; the request is deleted then."""
-        if request.name not in self._held.present:
-            return False
-        with suppress(FileNotFoundError):  # it was read just now
-            if time.time() - request.stat().st_mtime < _UNREAD_S:
-                return False
-        request.unlink(missing_ok=True)
-        self._requested = [each for each in self._requested if each != request.name]
-        return True
+    def _forget_unrepeated(self) -> None:
+        """Delete requests that nobody repeats, of entries that are there."""
+        for request in list(self._wanted_folder.iterdir()):
+            with suppress(FileNotFoundError):  # the entry was read just now
+                is_repeated = time.time() - request.stat().st_mtime < _UNREAD_S
+                if request.name in self._held.present and not is_repeated:
+                    request.unlink()
+                    self._requested = [each for each in self._requested if each != request.name]

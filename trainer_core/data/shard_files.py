@@ -51,7 +51,10 @@ def shard_header(
 
 
 def read_places(path: Path) -> dict[str, EntryPlace]:
-    """Digest of each entry in the file of a shard → its place. Raises BadHeaderError."""
+    """Digest of each entry in the file of a shard → its place.
+
+    Raises BadHeaderError where the file cannot be read, or is no shard.
+    """
     header = read_entries(path, name=path.name)
     grouped: dict[str, list[str]] = {}
     for key in sorted(header.entries, key=lambda key: header.entries[key].offset_bytes):
