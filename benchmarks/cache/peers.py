@@ -93,7 +93,7 @@ def _webdataset(args: Namespace, content: Content) -> Iterator[Batch]:
 
 
 def _streaming(args: Namespace, content: Content) -> Iterator[Batch]:
-    from streaming import StreamingDataLoader, StreamingDataset  # noqa: PLC0415
+    from streaming import StreamingDataLoader, StreamingDataset  # noqa: PLC0415 - as above
 
     os.environ["S3_ENDPOINT_URL"] = args.endpoint
     dataset = StreamingDataset(

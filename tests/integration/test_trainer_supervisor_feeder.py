@@ -234,7 +234,7 @@ def test_all_entries_are_fetched_in_order_several_at_a_time(tmp_path: Path) -> N
     with feeder_of(index, source, 1 << 20):
         for number in range(13):
             wait_until(
-                lambda: set(source.asked) | held(tmp_path) == set(order[: FETCHES + number]),  # noqa: B023
+                lambda: set(source.asked) | held(tmp_path) == set(order[: FETCHES + number]),  # noqa: B023 - called at once
                 what=f"{number} fetched, and {FETCHES} under way",
                 deadline_s=10,
             )
@@ -249,7 +249,7 @@ def test_the_folder_stays_within_its_limit_and_follows_the_step(tmp_path: Path) 
         for step in range(0, 40, 2):
             feeder.reached(step)
             needed = latents_at(index, step)
-            wait_until(lambda: needed in held(tmp_path), what=f"step {step}", deadline_s=10)  # noqa: B023
+            wait_until(lambda: needed in held(tmp_path), what=f"step {step}", deadline_s=10)  # noqa: B023 - called at once
             assert len(held(tmp_path)) <= 5
 
 

@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_the_safetensors_library_reads_it(file: Path) -> None:
     with safe_open(file, framework="np") as opened:
-        found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no dict
         metadata = opened.metadata()
 
     assert found["first"].tobytes() + found["second"].tobytes() == DATA

@@ -52,8 +52,8 @@ def newest_commit(place: HubSource) -> Commit:
 
 def files_of(commit: Commit) -> list[HubFile]:
     """All files of a commit."""
-    from huggingface_hub import HfApi  # noqa: PLC0415
-    from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
+    from huggingface_hub import HfApi  # noqa: PLC0415 - rarely wanted
+    from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415 - rarely wanted
 
     found: list[HubFile] = []
     with hub_errors(commit.name):
@@ -95,8 +95,8 @@ def obtain(commit: Commit, file: HubFile, folder: Path, reporter: Reporter | Non
         folder: where to.
         reporter: can stop a long download.
     """
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415
-    from huggingface_hub.utils.tqdm import tqdm  # noqa: PLC0415
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - rarely wanted
+    from huggingface_hub.utils.tqdm import tqdm  # noqa: PLC0415 - rarely wanted
 
     class StoppableBar(tqdm):
         """The Hub's progress bar, which shows nothing and checks for a stop at each chunk."""
@@ -127,7 +127,7 @@ def obtain(commit: Commit, file: HubFile, folder: Path, reporter: Reporter | Non
 def hub_errors(name: str) -> Iterator[None]:
     """Raise the Hub's errors as SourceError, each with a sentence on how to mend it."""
     try:
-        from huggingface_hub import constants, errors  # noqa: PLC0415
+        from huggingface_hub import constants, errors  # noqa: PLC0415 - rarely wanted
     except ImportError as error:
         raise SourceError(
             "datasets of the Hub need huggingface_hub, which is not installed: pip install "

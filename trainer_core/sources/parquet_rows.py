@@ -16,7 +16,7 @@ def open_parquet(file: Path) -> Any:
     """The file by pyarrow; raises SourceError where it is none, or pyarrow is not installed."""
     try:
         import pyarrow  # noqa: PLC0415 - an extra, and slow to import
-        import pyarrow.parquet  # noqa: PLC0415
+        import pyarrow.parquet  # noqa: PLC0415 - rarely wanted
     except ImportError as error:
         raise SourceError(
             "parquet files are read by pyarrow, which is not installed: pip install "
