@@ -10,5 +10,16 @@ class SourceError(TrainerError):
     category: Category = Category.USER
 
 
+class NotPublicError(SourceError):
+    """A dataset of the Hub needs a token, or there is none of this name."""
+
+
+class UnreachableError(SourceError):
+    """The source cannot be asked now; what was fetched before may do."""
+
+    code = "source_unreachable"
+    retryable = True
+
+
 class RowError(Exception):
     """One row has no usable picture, and is left out; the message says why, and names the row."""

@@ -19,9 +19,9 @@ from trainer_core.in_words import counted
 from trainer_core.paths import find_folder, is_file, places_of
 from trainer_core.progress import Reporter
 from trainer_core.sources.csv_list import read_list, rows_of_list
-from trainer_core.sources.errors import SourceError
+from trainer_core.sources.errors import SourceError, UnreachableError
 from trainer_core.sources.folder_table import pictures_in, rows_of_folder
-from trainer_core.sources.hub import UnreachableError, newest_commit
+from trainer_core.sources.hub import newest_commit
 from trainer_core.sources.hub_fetching import store_split
 from trainer_core.sources.limits import check_rows, cut_note
 from trainer_core.sources.places import Complete, SourcePlace, newest_complete, open_place

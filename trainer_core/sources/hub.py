@@ -16,7 +16,12 @@ from trainer_core.config.simpletuner.source_types import HubSource, PictureSourc
 from trainer_core.disk import writing
 from trainer_core.progress import Reporter
 from trainer_core.sources.captions import captions_of_row
-from trainer_core.sources.errors import RowError, SourceError
+from trainer_core.sources.errors import (
+    NotPublicError,
+    RowError,
+    SourceError,
+    UnreachableError,
+)
 from trainer_core.sources.hub_layout import HubFile, SplitFiles
 from trainer_core.sources.parquet_rows import open_parquet
 from trainer_core.sources.rows import Row, own_key, safe_key, suffix_in
@@ -139,12 +144,12 @@ def hub_errors(name: str) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
-        raise SourceError(
+        raise NotPublicError(
             f"{name} on {endpoint} is gated: accept its terms there, and set HF_TOKEN to a token "
             "of that account"
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise SourceError(
+        raise NotPublicError(
             f"{endpoint} has no dataset {name} that you can read: check dataset_name, or set "
             "HF_TOKEN if it is private"
         ) from error
@@ -160,28 +165,32 @@ def hub_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-class UnreachableError(SourceError):
-    """The Hub cannot be asked now; what was fetched before may do."""
-
-    code = "source_unreachable"
-    retryable = True
-
-
 def picture_rows(
     commit: Commit,
     split: SplitFiles,
     source: PictureSource,
     place: HubSource,
     folder: Path,
+    *,
+    first: int = 0,
 ) -> Iterator[Row]:
     """The rows of a repository of single pictures: with a table of captions, or text files.
 
-    ``folder``: for files that are fetched on the way.
+    Args:
+        commit: of the dataset.
+        split: its pictures, and where their captions are.
+        source: says what is wanted of them.
+        place: says where captions are in a table.
+        folder: for files that are fetched on the way.
+        first: rows before this number are left away.
     """
     tables = _tables(commit, split.metadata, folder) if source.wants_captions else {}
     texts = {str(PurePosixPath(f.path).with_suffix("")): f for f in split.captions}
     taken: set[str] = set()
-    for file in split.files:
+    for number, file in enumerate(split.files):
+        key = own_key(safe_key(file.path), file.path, taken)
+        if number < first:
+            continue
         row = tables.get(file.path)
         captions: tuple[str, ...] | None = None
         if source.wants_captions:
@@ -193,7 +202,7 @@ def picture_rows(
             else:
                 captions = ()
         yield Row(
-            key=own_key(safe_key(file.path), file.path, taken),
+            key=key,
             token=file.oid,
             suffix=suffix_in(file.path),
             label=file.path,

@@ -1,10 +1,11 @@
 """Fetches a split of a dataset of the Hub, whatever the layout of its files."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from trainer_core.config.simpletuner.source_types import HubSource, PictureSource
 from trainer_core.progress import Reporter
@@ -28,6 +29,86 @@ from trainer_core.web.fetching import FetchLimits
 from trainer_core.web.public_addresses import Network
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PictureSplit:
+    """A split whose files are pictures."""
+
+    files: SplitFiles
+    """With the pictures that are taken."""
+    num_files: int
+    """Also those that are not taken."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardSplit:
+    """A split whose files have many rows each."""
+
+    shards: tuple[Shard, ...]
+    fetch: Callable[[Shard], Path]
+    """As in ``ShardReader``, and so are the others."""
+    read: Callable[[Shard, Path, int], OpenShard]
+    key_of: Callable[[int], str]
+    first: int
+    end: int | None
+    total: int | None
+
+
+def open_split(
+    commit: Commit,
+    source: PictureSource,
+    hub: HubSource,
+    folder: Path,
+    reporter: Reporter,
+    *,
+    allowed: Sequence[Network],
+    stopping: threading.Event,
+) -> PictureSplit | ShardSplit:
+    """What a split of a commit is made of.
+
+    Args:
+        commit: of the dataset.
+        source: says what is wanted of its rows.
+        hub: says which rows.
+        folder: for files that are fetched on the way.
+        reporter: can stop a long download.
+        allowed: networks that addresses in rows may lead to although they are not public.
+        stopping: gives up downloads under way when it is set.
+
+    Raises SourceError where the dataset has no such split, or its layout is not known.
+    """
+    files = files_of(commit)
+    card = card_of(commit, files, folder)
+    rows = rows_in(hub.split)
+    split = files_of_split(files, card, hub.config, rows.split)
+    end = _end_of(rows, source)
+    if split.kind == "pictures":
+        kept = split.files[rows.first : end]
+        check_rows(len(kept))
+        return PictureSplit(files=replace(split, files=kept), num_files=len(split.files))
+    if split.kind == "tar":
+        raise SourceError(
+            "it is made of tar files, which are not read in this version: unpack them into a "
+            "folder, and write type local"
+        )
+    total = _rows_in_card(card, hub.config, rows.split)
+    return ShardSplit(
+        shards=tuple(Shard(name=f.path, oid=f.oid, size_bytes=f.size_bytes) for f in split.files),
+        fetch=lambda shard: obtain(commit, _file_of(split, shard), folder, reporter),
+        read=functools.partial(
+            _read_parquet,
+            source=source,
+            hub=hub,
+            split=rows.split,
+            stopping=stopping,
+            allowed=allowed,
+        ),
+        key_of=lambda number: _key(rows.split, number),
+        first=rows.first,
+        end=end,
+        total=total if end is None else min(total or end, end),
+    )
+
+
 def store_split(
     commit: Commit,
     source: PictureSource,
@@ -42,50 +123,40 @@ def store_split(
 
     Raises SourceError where the dataset has no such split, or its layout is not known.
     """
-    folder = place.folder / "hub"
-    files = files_of(commit)
-    card = card_of(commit, files, folder)
-    rows = rows_in(hub.split)
-    split = files_of_split(files, card, hub.config, rows.split)
-    end = _end_of(rows, source)
-    tally = Tally()
-    if split.kind == "pictures":
-        kept = split.files[rows.first : end]
-        check_rows(len(kept))
-        store_rows(
-            picture_rows(commit, replace(split, files=kept), source, hub, folder),
-            len(kept),
-            place,
-            reporter,
-            tally,
-            stage=stage,
-            max_file_bytes=source.max_file_bytes,
-        )
-        return tally, cut_note(len(split.files), len(kept)) if source.max_rows else ()
-    if split.kind == "tar":
-        raise SourceError(
-            "it is made of tar files, which are not read in this version: unpack them into a "
-            "folder, and write type local"
-        )
-    total = _rows_in_card(card, hub.config, rows.split)
-    reader = ShardReader(
-        place=place,
-        reporter=reporter,
-        tally=tally,
-        stage=stage,
-        max_file_bytes=source.max_file_bytes,
-        fetch=lambda shard: obtain(commit, _file_of(split, shard), folder, reporter),
-        read=functools.partial(
-            _read_parquet, source=source, hub=hub, split=rows.split, place=place, allowed=allowed
-        ),
-        key_of=lambda number: _key(rows.split, number),
-        first=rows.first,
-        end=end,
-        total=total if end is None else min(total or end, end),
+    folder, tally = place.folder / "hub", Tally()
+    split = open_split(
+        commit, source, hub, folder, reporter, allowed=allowed, stopping=place.stopping
     )
-    shards = [Shard(name=f.path, oid=f.oid, size_bytes=f.size_bytes) for f in split.files]
-    store_shards(shards, reader)
-    return tally, ()
+    match split:
+        case PictureSplit(files=files, num_files=num_files):
+            store_rows(
+                picture_rows(commit, files, source, hub, folder),
+                len(files.files),
+                place,
+                reporter,
+                tally,
+                stage=stage,
+                max_file_bytes=source.max_file_bytes,
+            )
+            return tally, cut_note(num_files, len(files.files)) if source.max_rows else ()
+        case ShardSplit():
+            reader = ShardReader(
+                place=place,
+                reporter=reporter,
+                tally=tally,
+                stage=stage,
+                max_file_bytes=source.max_file_bytes,
+                fetch=split.fetch,
+                read=split.read,
+                key_of=split.key_of,
+                first=split.first,
+                end=split.end,
+                total=split.total,
+            )
+            store_shards(split.shards, reader)
+            return tally, ()
+        case _:
+            assert_never(split)
 
 
 def _end_of(rows: Rows, source: PictureSource) -> int | None:
@@ -121,7 +192,7 @@ def _read_parquet(
     source: PictureSource,
     hub: HubSource,
     split: str,
-    place: SourcePlace,
+    stopping: threading.Event,
     allowed: Sequence[Network],
 ) -> OpenShard:
     opened = open_parquet(file)
@@ -143,7 +214,7 @@ def _read_parquet(
         try:
             content, name = picture_in(row, image)
             write = functools.partial(
-                _write_content, content, source=source, place=place, allowed=allowed
+                _write_content, content, source=source, stopping=stopping, allowed=allowed
             )
         except RowError as error:
             name, write = "", functools.partial(_refuse, str(error))
@@ -173,12 +244,12 @@ def _write_content(
     to: Path,
     *,
     source: PictureSource,
-    place: SourcePlace,
+    stopping: threading.Event,
     allowed: Sequence[Network],
 ) -> None:
     if isinstance(content, str):
         limits = FetchLimits(max_bytes=source.max_file_bytes)
-        download(content, to, limits=limits, allowed=allowed, stopping=place.stopping)
+        download(content, to, limits=limits, allowed=allowed, stopping=stopping)
     elif len(content) > source.max_file_bytes:
         raise RowError(f"{len(content):,} bytes, more than source_max_file_mb allows")
     else:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -229,12 +230,17 @@ def safe_key(path: str) -> str:
 def own_key(key: str, path: str, taken: set[str]) -> str:
     """A key for the file of this path that no other row has; it is added to ``taken``.
 
-    A key has no suffix and is cut, so that several files may ask for the same one.
+    A key has no suffix and is cut, so that several files may ask for the same one. So may names
+    that differ in case only, which are one file on some disks, and in a dataset of the service.
     """
-    if key in taken:
+    if _folded(key) in taken:
         key = f"{key}-{hashlib.sha256(path.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
-    taken.add(key)
+    taken.add(_folded(key))
     return key
+
+
+def _folded(key: str) -> str:
+    return unicodedata.normalize("NFC", key).casefold()
 
 
 def suffix_in(path: str) -> str:
