@@ -18,8 +18,12 @@ from benchmarks.cache.content import Content, Width, made
 from benchmarks.cache.watching import Watched
 
 OURS: Final = "ours"
-_PEERS: Final = {"gzip": None, "webdataset": "webdataset", "streaming": "mosaicml-streaming"}
-"""Reader → the distribution that it needs."""
+_PEERS: Final = {
+    "gzip": None,
+    "webdataset": ("webdataset", "webdataset"),
+    "streaming": ("streaming", "mosaicml-streaming"),
+}
+"""Reader → the module that it imports, and its distribution."""
 _WARM: Final = 5
 """Steps before the measured ones, besides those that fill the folder."""
 STEP_S: Final = 1 / 3
@@ -229,11 +233,14 @@ def _python(setting: Setting, peer: str) -> str:
 
 
 def _version(setting: Setting, peer: str) -> str | None:
-    """Of the library that the peer needs; None where it is not installed."""
-    distribution = _PEERS[peer]
-    if distribution is None:
+    """Of the library that the peer needs; None where it is not installed or cannot be imported."""
+    library = _PEERS[peer]
+    if library is None:
         return "torch.load of gzip, as SimpleTuner 4.10"
-    code = f"from importlib.metadata import version; print(version({distribution!r}))"
+    module, distribution = library
+    code = (
+        f"import {module}; from importlib.metadata import version; print(version({distribution!r}))"
+    )
     try:
         done = subprocess.run(
             [_python(setting, peer), "-c", code], capture_output=True, text=True, check=True
