@@ -40,7 +40,16 @@ _HAVING: Final[Mapping[Trait, str]] = {
     "transparent": "transparent parts, become white",
 }
 _NAMED: Final = 3
-_BUCKET_COLUMNS: Final = ("BACKEND", "ROLE", "BUCKET", "IMAGES", "AN EPOCH", "CUT AWAY", "ENLARGED")
+_BUCKET_COLUMNS: Final = (
+    "BACKEND",
+    "ROLE",
+    "BUCKET",
+    "IMAGES",
+    "CROPS",
+    "AN EPOCH",
+    "CUT AWAY",
+    "ENLARGED",
+)
 _FOUND_COLUMNS: Final = ("BACKEND", "FOUND", "NUMBER", "FOR EXAMPLE")
 
 
@@ -63,6 +72,7 @@ def _buckets(report: DataReport) -> Iterator[tuple[object, ...]]:
                 backend.role,
                 f"{bucket.width_px} x {bucket.height_px}",
                 bucket.images,
+                bucket.crops,
                 bucket.samples_per_epoch,
                 _cut_away(bucket),
                 _enlarged(bucket),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Final
 
-from trainer_core.data.index import DataIndex, Sample
+from trainer_core.data.index import DataIndex
 from trainer_core.data.sampler import Sampler
 
 _LOOKAHEAD_MICRO_BATCHES: Final = 2000
@@ -67,9 +67,9 @@ class FeedOrder:
     def _entries_of(self, i: int) -> tuple[str, ...]:
         batch = self._sampler.micro_batch(i)
         needed: list[int] = []
-        for position, caption in zip(batch.samples, batch.captions, strict=True):
+        for position, caption, crop in zip(batch.samples, batch.captions, batch.crops, strict=True):
             sample = self._index.samples[position]
-            needed += (*_pictures_of(sample), sample.texts[caption])
+            needed += (*sample.crop(crop).entries(), sample.texts[caption])
         return tuple(self._digests(needed))
 
     def _held_out(self) -> Iterator[str]:
@@ -80,7 +80,3 @@ class FeedOrder:
     def _digests(self, entries: Iterable[int]) -> Iterator[str]:
         for entry in entries:
             yield self._index.entries[entry].digest
-
-
-def _pictures_of(sample: Sample) -> tuple[int, ...]:
-    return (sample.latents,) if sample.mask is None else (sample.latents, sample.mask)

@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 from tests.unit.config_examples import import_small
 from trainer_core.data.entries import EntryFolder, encoded, write_entry
 from trainer_core.data.entry_files import entry_name, wanted_folder
-from trainer_core.data.index import Caption, DataIndex, Encoding, Entry, Sample
+from trainer_core.data.index import Caption, Crop, DataIndex, Encoding, Entry, Sample
 from trainer_core.data.orders import sampler_of
 from trainer_core.data.sampler import MicroBatch, Sampler
 from trainer_core.errors import Category
@@ -186,6 +186,27 @@ def test_masks_come_with_their_images_and_only_the_caption_that_is_drawn() -> No
 
     expected_digests = list(dict.fromkeys(index.entries[each].digest for each in expected))
     assert list(islice(found, len(expected_digests))) == expected_digests
+
+
+def test_of_several_crops_only_the_one_that_is_used_comes_now() -> None:
+    plain = index_of(9)
+    samples = tuple(
+        sample.model_copy(update={"more_crops": (Crop(latents=n + 3, mask=n + 6),)})
+        for n, sample in enumerate(plain.samples[:3])
+    )
+    index = plain.model_copy(update={"samples": samples})
+    batches = [sampler_in(index).micro_batch(i) for i in range(6)]
+    expected = [9]  # the prompt
+    for batch in batches:
+        ((sample,), (crop,)) = batch.samples, batch.crops
+        expected += [sample + 3, sample + 6] if crop else [sample]
+
+    found = order_of(index).digests_from(0)
+
+    assert [index.entries[each].digest for each in dict.fromkeys(expected)] == list(
+        islice(found, 10)
+    )
+    assert len(set(expected)) == 10  # in two epochs, both crops of each image
 
 
 class CountingSampler:

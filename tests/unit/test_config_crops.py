@@ -13,10 +13,17 @@ CHOOSES: dict[str, Any] = {**CUT, "crop_aspect": "closest", "crop_aspect_buckets
 AT = "/data_backends/0"
 LISTED = "crop_aspect closest or random"
 KEPT = (
-    "The cache is kept: an image has the same crop in every epoch, also where it is cut at random."
+    "The cache is kept: an image has the same crop in every epoch, also where it is cut at random; "
+    "with crops_per_image it has several, which are used in turn."
 )
 NEW = {
-    *("sizes_by", "crop_aspect_buckets", "crop_aspect_weights", "max_upscale_threshold"),
+    *(
+        "sizes_by",
+        "crop_aspect_buckets",
+        "crop_aspect_weights",
+        "max_upscale_threshold",
+        "crops_per_image",
+    ),
     *("minimum_aspect_ratio", "maximum_aspect_ratio"),
 }
 """Fields that a plan of before has not."""
@@ -123,6 +130,9 @@ def test_faces_are_not_found_and_the_way_out_is_named() -> None:
          "max_upscale_threshold (a): has no effect with crop_aspect preserve."),
         ({"max_upscale_threshold": 0.1}, CUT,
          f"max_upscale_threshold: has no effect where no backend has {LISTED}."),
+        ({}, {**PLAIN, "crops_per_image": 2}, "crops_per_image (a): has no effect without crop."),
+        ({}, {**CUT, "crop_style": "corner", "crops_per_image": 2},
+         "crops_per_image (a): has no effect with crop_style corner."),
         ({}, {**CUT, "vae_cache_clear_each_epoch": True},
          f"vae_cache_clear_each_epoch (a): {KEPT}"),
     ],
@@ -161,6 +171,7 @@ def test_a_backend_that_uses_nothing_new_is_written_as_before() -> None:
         target_downsample_size=1,
         minimum_aspect_ratio=0.5,
         maximum_aspect_ratio=2,
+        crops_per_image=2,
     )
     written = full.model_dump(mode="json")
     assert written.keys() >= NEW

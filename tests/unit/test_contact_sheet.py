@@ -121,6 +121,32 @@ def test_few_images_of_many_are_evenly_spread_and_small_backends_keep_theirs(
     assert list(spread(range(100_000), 4)) == [0, 25_000, 50_000, 75_000]
 
 
+def test_an_image_is_shown_with_all_its_crops(tmp_path: Path) -> None:
+    for n in range(9):
+        picture(tmp_path / "in" / f"{n}.png", (300, 200), seed=n)
+    plan = plan_of({"crop": True, "crops_per_image": 3})
+
+    shown = shown_in(plan, tmp_path / "in", most=7)
+    (file,) = write_contact_sheet(tmp_path / "sheet.png", shown, 9)
+
+    places = [(each.crop.item.path, each.crop.number, each.crop.num_crops) for each in shown]
+    assert places == [
+        *(("0.png", n, 3) for n in range(3)),
+        *(("3.png", n, 3) for n in range(3)),
+        ("6.png", 0, 3),
+    ]
+    with Image.open(file) as page:
+        for number in range(3):
+            encoded = load_rgb(tmp_path / "in" / "0.png", shown[number].crop.geometry, name="0")
+            middle = cell(page, number).crop((56, 56, 184, 184))
+            assert middle.tobytes() == encoded.tobytes()
+    assert [(each.crop.item.path, each.crop.number) for each in few_of(shown, 3)] == [
+        ("0.png", 0),
+        ("0.png", 1),
+        ("0.png", 2),
+    ]
+
+
 def test_many_images_are_pages_in_a_folder(tmp_path: Path) -> None:
     picture(tmp_path / "in" / "a.png", (128, 128))
     (shown,) = shown_in(plan_of(), tmp_path / "in")

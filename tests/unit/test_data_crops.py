@@ -11,7 +11,16 @@ import pytest
 from PIL import Image
 
 from tests.unit.config_examples import TINY_CONFIG, import_small
-from tests.unit.crop_examples import NAME, RATIOS, TINY_PX, TRUE_PX, backend_of, item
+from tests.unit.crop_examples import (
+    NAME,
+    RATIOS,
+    TINY_PX,
+    TRUE_PX,
+    backend_of,
+    coordinates,
+    drawn,
+    item,
+)
 from trainer_core.config.plan import Backend
 from trainer_core.data.buckets import geometry_of
 from trainer_core.data.images import load_mask, load_rgb
@@ -19,15 +28,6 @@ from trainer_core.data.index import DataIndex, FileItem, Picture
 from trainer_core.data.indexing import build_index
 
 OTHER = hashlib.sha256(b"other").hexdigest()
-
-
-def coordinates(path: Path, width: int, height: int) -> str:
-    """A picture whose pixel in column x and row y is (x, y, 99); returns its SHA-256."""
-    levels = np.full((height, width, 3), 99, dtype=np.uint8)
-    levels[:, :, 0] = np.arange(width)[None, :]
-    levels[:, :, 1] = np.arange(height)[:, None]
-    Image.fromarray(levels).save(path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def first_pixel(path: Path, sha256: str, backend: Backend) -> tuple[tuple[int, int], list[int]]:
@@ -40,11 +40,6 @@ def first_pixel(path: Path, sha256: str, backend: Backend) -> tuple[tuple[int, i
         part = np.asarray(image)[y : y + got.shape[0], x : x + got.shape[1]]
     assert np.array_equal(got, part)  # nothing is scaled
     return (got.shape[1], got.shape[0]), [x, y]
-
-
-def drawn(purpose: str, sha256: str, size: str) -> int:
-    text = f"crop {purpose} {size} {sha256}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 @pytest.mark.parametrize(

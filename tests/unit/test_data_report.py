@@ -117,6 +117,20 @@ def test_crops_are_measured_against_the_picture(tmp_path: Path) -> None:
     assert bucket.upscale_worst == bucket.upscale_mean == pytest.approx(2.0)
 
 
+def test_crops_are_counted_beside_their_images(tmp_path: Path) -> None:
+    for n, size in enumerate([(300, 300), (290, 300), (256, 256), (400, 128)]):
+        picture(tmp_path / f"{n}.png", size, seed=n)
+    options = {"crop": True, "crop_aspect": "preserve", "crops_per_image": 3}
+
+    found = report(plan_of(options), tmp_path)
+
+    (cats,) = found.backends
+    counted = {(each.width_px, each.height_px): (each.images, each.crops) for each in cats.buckets}
+    # What is as large as its bucket has one crop; 400 by 128 px are scaled to 448 by 143.
+    assert counted == {(256, 256): (3, 7), (448, 128): (1, 3)}
+    assert (cats.accepted, found.samples_per_epoch) == (4, 4)
+
+
 def test_the_repeats_that_fill_a_batch_are_told(tmp_path: Path) -> None:
     for n in range(3):
         picture(tmp_path / "a" / f"{n}.png", (256, 256), seed=n)

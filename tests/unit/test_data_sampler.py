@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.config_examples import import_small
 from trainer_core.config.plan import Backend, Identity, plain_backend
-from trainer_core.data.index import Caption, DataIndex, Encoding, Entry, Sample
+from trainer_core.data.index import Caption, Crop, DataIndex, Encoding, Entry, Sample
 from trainer_core.data.orders import data_digest_of, sampler_of, samples_in_order
 from trainer_core.data.permutation import draw_seed, permuted
 from trainer_core.data.sampler import Sampler
@@ -48,6 +48,10 @@ def index_of(samples: Sequence[dict[str, Any]]) -> DataIndex:
             repeats=each.get("repeats", 0),
             latents=entry(f"picture {each['content']}"),
             texts=tuple(entry(f"caption {n}") for n in range(each.get("captions", 1))),
+            more_crops=tuple(
+                Crop(latents=entry(f"picture {each['content']} crop {n}"))
+                for n in range(1, each.get("crops", 1))
+            ),
         )
         for each in samples
     )
@@ -73,12 +77,13 @@ def datasets(draw: st.DrawFn) -> tuple[tuple[Backend, ...], DataIndex]:
         probability = draw(st.sampled_from((1.0, 0.1, 0.7, 3.0, 25.0)))
         backends.append(backend(id_, repeats=repeats, probability=probability))
         kinds = st.tuples(st.sampled_from(SIZES), st.integers(1, 3), st.integers(0, 30))
+        crops = draw(st.integers(1, 5))
         for n, (size, captions, content) in enumerate(
             draw(st.lists(kinds, min_size=1, max_size=12))
         ):
             samples.append(
                 {"backend": id_, "path": f"{n}.png", "content": f"{id_}{content}", "size": size,
-                 "repeats": repeats, "captions": captions}
+                 "repeats": repeats, "captions": captions, "crops": min(crops, 1 + content % 6)}
             )  # fmt: skip
     samples += [
         {"backend": "held", "content": f"{n}", "held_out": True}
@@ -236,12 +241,18 @@ def test_names_and_positions_and_the_order_of_backends_do_not_count(
 
 
 def taught(identity: Identity, index: DataIndex, count: int) -> list[list[Any]]:
-    """What the first micro-batches are trained on: backend, picture and caption of each sample."""
+    """What the first micro-batches are trained on: backend, crop and caption of each sample."""
     sampler = sampler_of(identity, index)
     return [
         [
-            (*content(index, sample), index.samples[sample].texts[caption])
-            for sample, caption in zip(batch.samples, batch.captions, strict=True)
+            (
+                *content(index, sample),
+                index.samples[sample].texts[caption],
+                index.samples[sample].crop(crop).latents,
+            )
+            for sample, caption, crop in zip(
+                batch.samples, batch.captions, batch.crops, strict=True
+            )
         ]
         for batch in map(sampler.micro_batch, range(count))
     ]

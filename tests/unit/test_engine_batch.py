@@ -1,7 +1,9 @@
 """The tensors of a batch: draws, masks and prior flags."""
 
+import copy
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.config.plan import Plan
 from trainer_core.data.entries import EntryFolder, encoded, write_entry
 from trainer_core.data.entry_files import entry_name
-from trainer_core.data.index import DataIndex, FileItem
+from trainer_core.data.index import Crop, DataIndex, FileItem
 from trainer_core.data.indexing import build_index
 from trainer_core.data.orders import sampler_of
 from trainer_core.data.permutation import draw_seed
@@ -107,7 +109,11 @@ def maker(folder: Path, tiny_folder: Path) -> Any:
 def micro(index: DataIndex, names: list[str], i: int = 0) -> MicroBatch:
     at = {Path(sample.path).stem: n for n, sample in enumerate(index.samples)}
     return MicroBatch(
-        index=i, epoch=0, samples=tuple(at[name] for name in names), captions=(0,) * len(names)
+        index=i,
+        epoch=0,
+        samples=tuple(at[name] for name in names),
+        captions=(0,) * len(names),
+        crops=(0,) * len(names),
     )
 
 
@@ -129,6 +135,25 @@ def test_a_batch_has_masks_prior_flags_and_dropout_seed(maker: Any) -> None:
     drawn = draw_seed(plan.identity.seed, "adapter dropout", 9, 0)
     assert mixed.dropout_seed.item() % 2**64 == drawn
     assert mixed.dropout_seed.dtype is torch.int64
+
+
+def test_a_batch_has_latents_and_mask_of_the_crop_that_is_used(maker: Any, folder: Path) -> None:
+    index, batches = maker(plan_of())
+    a0, a1 = (each for each in index.samples if each.path in ("a0.png", "a1.png"))
+    more = a0.model_copy(update={"more_crops": (Crop(latents=a1.latents, mask=a1.mask),)})
+    samples = tuple(more if each == a0 else each for each in index.samples)
+    several = copy.copy(batches)
+    several._index = index.model_copy(update={"samples": samples})
+
+    first = several.training(micro(index, ["a0"]))
+    second = several.training(replace(micro(index, ["a0"]), crops=(1,)))
+    other = batches.training(micro(index, ["a1"]))
+
+    assert torch.equal(second.noisy_BCHW, other.noisy_BCHW)
+    assert torch.equal(second.mask_B1HW, other.mask_B1HW)
+    assert not torch.equal(first.noisy_BCHW, second.noisy_BCHW)
+    assert not torch.equal(first.mask_B1HW, second.mask_B1HW)
+    assert torch.equal(first.text.pooled, second.text.pooled)
 
 
 def test_evaluation_samples_of_regularisation_images_have_their_own_image_as_target(

@@ -63,8 +63,25 @@ def largest_bucket_px(backend: Backend, max_px: int) -> int:
     return max_px if by_edge and not is_square else backend.resolution_px**2
 
 
-def geometry_of(
+def geometries_of(
     width_px: int, height_px: int, backend: Backend, max_px: int, sha256: str
+) -> tuple[Geometry, ...]:
+    """The crops of an image, at least one and at most ``crops_per_image``.
+
+    There are fewer where some lie at the same place, as in an image hardly larger than its bucket.
+    The arguments are those of ``geometry_of``.
+    """
+    numbers = range(backend.crops_per_image)
+    size = width_px, height_px
+    return tuple(
+        dict.fromkeys(
+            geometry_of(*size, backend, max_px, sha256, number=number) for number in numbers
+        )
+    )
+
+
+def geometry_of(
+    width_px: int, height_px: int, backend: Backend, max_px: int, sha256: str, *, number: int = 0
 ) -> Geometry:
     """How an image is scaled and cropped for a backend.
 
@@ -72,8 +89,8 @@ def geometry_of(
     ``crop`` it keeps its scale, with two exceptions: an image above ``maximum_image_size`` is
     scaled to ``target_downsample_size``, and an image smaller than its bucket is scaled up.
 
-    A random crop is a function of the image's content, the size it is scaled to and its bucket. So
-    an image has one, in every epoch, every run and under every name.
+    A random crop is a function of the image's content, the size it is scaled to, its bucket and its
+    number. So an image has the same ones in every run and under every name.
 
     Args:
         width_px: of the image as displayed.
@@ -81,6 +98,7 @@ def geometry_of(
         backend: one that the image is not ``unfit`` for.
         max_px: the largest area in pixels that the base model takes.
         sha256: of the image's file; may be empty where the backend's crops do not depend on it.
+        number: of the crop, below ``crops_per_image``; all of an image differ in their place only.
     """
     bucket_w, bucket_h = bucket_size(width_px, height_px, backend, max_px, sha256)
     cover = max(bucket_w / width_px, bucket_h / height_px)
@@ -95,9 +113,11 @@ def geometry_of(
         case "corner":
             crop_x, crop_y = 0, 0
         case "random":
-            sizes = f"{resize_w}x{resize_h} {bucket_w}x{bucket_h}"
-            crop_x = _draw(f"crop x {sizes}", sha256) % (spare[0] + 1)
-            crop_y = _draw(f"crop y {sizes}", sha256) % (spare[1] + 1)
+            drawn = f"{resize_w}x{resize_h} {bucket_w}x{bucket_h}"
+            if number:  # the first crop has the place of an image's only one
+                drawn += f" {number}"
+            crop_x = _draw(f"crop x {drawn}", sha256) % (spare[0] + 1)
+            crop_y = _draw(f"crop y {drawn}", sha256) % (spare[1] + 1)
         case _:
             assert_never(style)
     return Geometry(

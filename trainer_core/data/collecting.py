@@ -7,8 +7,8 @@ from pydantic import JsonValue
 
 from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.plan.shapes import LATENT_CELL_PX
-from trainer_core.data.buckets import Geometry, geometry_of
-from trainer_core.data.index import Caption, Encoding, Entry, FileItem, Picture, Sample
+from trainer_core.data.buckets import Geometry, geometries_of
+from trainer_core.data.index import Caption, Crop, Encoding, Entry, FileItem, Picture, Sample
 from trainer_core.data.mask_pairs import BackendMasks
 
 MAX_TEXT_TOKENS: Final = 128
@@ -43,20 +43,26 @@ class EntryCollector:
         mask_encoding = None if masks is None else self._encoding(_mask_encoding(masks.backend))
         samples = []
         for item in items:
-            geometry = geometry_of(item.width_px, item.height_px, backend, max_px, item.sha256)
-            mask = None
-            if masks is not None and mask_encoding is not None:
-                mask = self._picture_entry(mask_encoding, masks.of(item), geometry)
+            size = item.width_px, item.height_px
+            geometries = geometries_of(*size, backend, max_px, item.sha256)
+            crops = []
+            for geometry in geometries:
+                mask = None
+                if masks is not None and mask_encoding is not None:
+                    mask = self._picture_entry(mask_encoding, masks.of(item), geometry)
+                latents = self._picture_entry(self._latents, item, geometry)
+                crops.append(Crop(latents=latents, mask=mask))
             sample = Sample(
                 backend=backend.id,
                 path=item.path,
                 held_out=backend.role == "eval",
-                width_px=geometry.width_px,
-                height_px=geometry.height_px,
+                width_px=geometries[0].width_px,
+                height_px=geometries[0].height_px,
                 repeats=backend.repeats,
-                latents=self._picture_entry(self._latents, item, geometry),
+                latents=crops[0].latents,
                 texts=tuple(self.text_entry(text) for text in item.captions),
-                mask=mask,
+                mask=crops[0].mask,
+                more_crops=tuple(crops[1:]),
             )
             samples.append(sample)
         return samples

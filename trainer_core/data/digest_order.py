@@ -2,8 +2,10 @@
 
 An epoch uses every training sample 1 + repeats times. A micro-batch has samples of one data backend
 and one bucket; the last one of a bucket is filled up from the start of the bucket. The order of the
-micro-batches of a backend is keyed, and backends are mixed as ``mixing`` says. All is computed from
-the number of the micro-batch alone, so the millionth one costs as much as the first.
+micro-batches of a backend is keyed, and backends are mixed as ``mixing`` says. A sample with K
+crops takes them in turn: in each K of its uses, counted over all epochs, every crop once, in a
+keyed order. All is computed from the number of the micro-batch alone, so the millionth one costs as
+much as the first.
 
 The order belongs to the whole data, and not to groups of it that lie together in storage: one
 sample is read by itself, as it has 17 to 37 MB.
@@ -51,8 +53,11 @@ class Source:
             )
         )
 
-    def samples_of(self, number: int, key: "EpochKey") -> list[int]:
-        """The samples of a micro-batch of the epoch, in the backend's own numbering."""
+    def uses_of(self, number: int, key: "EpochKey") -> list[tuple[int, int]]:
+        """The samples of a micro-batch of the epoch, each with the number of its use in the epoch.
+
+        Uses count from 0; those that fill up a micro-batch come after all others.
+        """
         place = permuted(number, self.batch_ends[-1], key.of("batches", self.id))
         which = bisect_right(self.batch_ends, place)
         bucket = self.buckets[which]
@@ -64,7 +69,7 @@ class Source:
             # only where its bucket is small or where two passes meet.
             turn, entry = divmod(use % (count * (1 + self.repeats)), count)
             key_of_turn = key.of("bucket", self.id, bucket.width_px, bucket.height_px, turn)
-            found.append(bucket.samples[permuted(entry, count, key_of_turn)])
+            found.append((bucket.samples[permuted(entry, count, key_of_turn)], use // count))
         return found
 
 
@@ -88,6 +93,7 @@ class DigestOrder:
         shares: Mapping[str, Share],
         timeline: Timeline,
         captions: Sequence[int],
+        crops: Sequence[int],
         seed: int,
         data_digest: str,
     ) -> None:
@@ -97,6 +103,7 @@ class DigestOrder:
             shares: id → what the backend contributes to an epoch.
             timeline: when each is trained on.
             captions: for each position in ``DataIndex.samples``, the number of its captions.
+            crops: and of its crops.
             seed: of the run.
             data_digest: part of each key, so that other data has another order.
         """
@@ -104,6 +111,7 @@ class DigestOrder:
         self._sources = {source.id: source for source in sources}
         self._shares = shares
         self._captions = captions
+        self._crops = crops
         self._seed = seed
         self._data_digest = data_digest
         self._mixes: dict[int, Mix] = {}
@@ -118,14 +126,27 @@ class DigestOrder:
         turn, position = divmod(i - first, span.micro_batches)
         key = EpochKey((self._seed, self._data_digest, number, turn))
         which, rank = self._mix(number).place_of(position, lambda phase: key.of("phase", phase))
-        samples = self._sources[span.backends[which]].samples_of(rank, key)
+        source = self._sources[span.backends[which]]
+        epoch = span.first_epoch + turn
+        uses = source.uses_of(rank, key)
         captions = tuple(
             draw_seed(self._seed, "caption", i, slot) % self._captions[sample]
-            for slot, sample in enumerate(samples)
+            for slot, (sample, _) in enumerate(uses)
         )
-        return MicroBatch(
-            index=i, epoch=span.first_epoch + turn, samples=tuple(samples), captions=captions
+        crops = tuple(
+            self._crop_of(sample, epoch * (1 + source.repeats) + use, source.id)
+            for sample, use in uses
         )
+        samples = tuple(sample for sample, _ in uses)
+        return MicroBatch(index=i, epoch=epoch, samples=samples, captions=captions, crops=crops)
+
+    def _crop_of(self, sample: int, use: int, backend: str) -> int:
+        """The crop of a sample's use, counted over all epochs."""
+        count = self._crops[sample]
+        if count == 1:
+            return 0
+        turn, place = divmod(use, count)
+        return permuted(place, count, key_of(self._seed, self._data_digest, "crop", backend, turn))
 
     def _mix(self, number: int) -> Mix:
         """The arrangement of the epochs of a span; made when it is first needed."""

@@ -6,11 +6,12 @@ digest of its content and of what encodes it, so runs with the same picture or c
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal, Self
+from itertools import chain
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import JsonValue, model_validator
 
-from trainer_core.config.plan.frozen import Frozen, Many, digest_of
+from trainer_core.config.plan.frozen import Frozen, Many, Sparse, digest_of
 from trainer_core.data.buckets import Geometry
 from trainer_core.data.entry_digest import entry_digest
 from trainer_core.data.index_version_1 import from_version_1
@@ -71,8 +72,21 @@ class Entry(Frozen):
     content: Picture | Caption
 
 
-class Sample(Frozen):
+class Crop(Frozen):
+    """What one crop of an image needs; the numbers are positions in ``DataIndex.entries``."""
+
+    latents: int
+    mask: int | None = None
+    """Loss weight of each latent cell; None: every cell counts fully."""
+
+    def entries(self) -> tuple[int, ...]:
+        return (self.latents,) if self.mask is None else (self.latents, self.mask)
+
+
+class Sample(Sparse):
     """One image, encoded. Numbers of entries are positions in ``DataIndex.entries``."""
+
+    left_out: ClassVar = ("more_crops",)
 
     backend: str
     path: str
@@ -87,12 +101,24 @@ class Sample(Frozen):
     texts: Many[int]
     """Its captions; never empty."""
     mask: int | None = None
-    """Loss weight of each latent cell; None: every cell counts fully."""
+    """As in ``Crop``; ``latents`` and ``mask`` are its first crop."""
+    more_crops: Many[Crop] = ()
+    """Its other crops, of the same size; all are used in turn."""
+
+    def crop(self, number: int) -> Crop:
+        """One of its crops, counted from 0."""
+        if number == 0:
+            return Crop(latents=self.latents, mask=self.mask)
+        return self.more_crops[number - 1]
+
+    @property
+    def num_crops(self) -> int:
+        return 1 + len(self.more_crops)
 
     def entries(self) -> tuple[int, ...]:
         """All entries of the sample."""
-        masks = () if self.mask is None else (self.mask,)
-        return (self.latents, *masks, *self.texts)
+        pictures = (self.crop(number).entries() for number in range(self.num_crops))
+        return (*chain.from_iterable(pictures), *self.texts)
 
 
 class DataIndex(Frozen):
@@ -127,16 +153,20 @@ class DataIndex(Frozen):
     def _digest(self) -> str:
         names = [entry.digest for entry in self.entries]
 
+        def crop_facts(crop: Crop) -> list[JsonValue]:
+            return [names[crop.latents], None if crop.mask is None else names[crop.mask]]
+
         def facts(sample: Sample) -> list[JsonValue]:
+            more: list[JsonValue] = [crop_facts(crop) for crop in sample.more_crops]
             return [
                 sample.backend,
                 sample.held_out,
                 sample.width_px,
                 sample.height_px,
                 sample.repeats,
-                names[sample.latents],
-                None if sample.mask is None else names[sample.mask],
+                *crop_facts(sample.crop(0)),
                 [names[text] for text in sample.texts],
+                *((more,) if more else ()),  # other data has the digest that it had before
             ]
 
         # A digest of each first: facts of different samples cannot be sorted.

@@ -26,6 +26,7 @@ from trainer_core.data.length import (
     warnings_of_length,
 )
 from trainer_core.data.mask_pairs import BackendMasks
+from trainer_core.data.several_crops import crop_cost_warnings
 from trainer_core.data.small_buckets import small_bucket_warnings
 from trainer_core.data.subset import subset_of
 
@@ -135,9 +136,9 @@ def choose_images(plan: Plan, items: Sequence[FileItem], max_px: int) -> Choice:
             kept = masks.having(kept)
         chosen.append(Chosen(backend=backend, items=kept, masks=masks))
         warnings += [*why, *_placeholder_warnings(kept, backend)]
-    warnings += equal_image_warnings(
-        [(each.backend, each.items) for each in chosen], plan.operation.data_dirs
-    )
+    used = [(each.backend, each.items) for each in chosen]
+    warnings += equal_image_warnings(used, plan.operation.data_dirs)
+    warnings += crop_cost_warnings(used, max_px)
     if not problems and not any(backend.role == "train" for backend in backends):
         problems.append(
             _empty(

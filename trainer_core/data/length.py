@@ -12,6 +12,7 @@ from trainer_core.config.plan.problems import Problem
 from trainer_core.config.plan.windows import idle_message, window_of
 from trainer_core.config.simpletuner.length import problems_of_epochs, warnings_of_epochs
 from trainer_core.data.index import DataIndex
+from trainer_core.data.several_crops import unused_crop_warnings
 from trainer_core.data.timeline import Span, Timeline, lay_out
 
 Uses = Mapping[tuple[str, int, int], int]
@@ -111,4 +112,5 @@ def warnings_of_length(identity: Identity, timeline: Timeline) -> list[str]:
         for backend in identity.backends
         if backend.role == "train" and backend.id not in used
     ]
-    return [*warnings_of_epochs(identity, steps), *unused]
+    crops = unused_crop_warnings(identity, timeline, steps)
+    return [*warnings_of_epochs(identity, steps), *unused, *crops]

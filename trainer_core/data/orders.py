@@ -34,6 +34,7 @@ def sampler_of(identity: Identity, index: DataIndex) -> Sampler:
                 shares=_shares_of(identity, counts),
                 timeline=timeline,
                 captions=[len(sample.texts) for sample in index.samples],
+                crops=[sample.num_crops for sample in index.samples],
                 seed=identity.seed,
                 data_digest=index.digest(),
             )

@@ -70,7 +70,8 @@ class PathOrder:
             draw_seed(self._seed, "caption", i, sample) % len(self._samples[sample].texts)
             for sample in samples
         )
-        return MicroBatch(index=i, epoch=epoch, samples=samples, captions=captions)
+        crops = (0,) * self._size  # plans with this order have one crop an image
+        return MicroBatch(index=i, epoch=epoch, samples=samples, captions=captions, crops=crops)
 
     def _key(self, epoch: int, purpose: str) -> bytes:
         body = f"{self._seed}\0{self._digest}\0{epoch}\0{purpose}".encode()

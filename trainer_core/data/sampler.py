@@ -17,6 +17,8 @@ class MicroBatch:
     """Positions in ``DataIndex.samples``, all of one bucket."""
     captions: tuple[int, ...]
     """For each sample, the position of its caption in ``Sample.texts``."""
+    crops: tuple[int, ...]
+    """For each sample, the number of its crop; see ``Sample.crop``."""
 
 
 class Sampler(Protocol):

@@ -77,12 +77,16 @@ class Timeline:
         assert self.idle_from is not None  # the last span has no other end
         return self.idle_from
 
-    def epochs_in(self, steps: int) -> float:
-        """The number of epochs in the first steps, the parts of those that are cut off, too."""
+    def epochs_in(self, steps: int, backend: str | None = None) -> float:
+        """The number of epochs in the first steps, the parts of those that are cut off, too.
+
+        ``backend``: only of those that it is trained on in.
+        """
         found = 0.0
         for span, end in zip(self.spans, self._ends(), strict=True):
             last = steps if end is None else min(steps, end - 1)
-            if last >= span.first_step:
+            counts = backend is None or backend in span.backends
+            if counts and last >= span.first_step:
                 found += self._taken(span, last) / span.micro_batches
         return found
 

@@ -44,6 +44,8 @@ class Draw:
     """Position in the micro-batch; part of each seed."""
     slots: int = 1
     """Samples in a micro-batch."""
+    crop: int = 0
+    """Number of the image's crop."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +150,7 @@ class BatchMaker:
                 i=micro.index,
                 slot=slot,
                 slots=len(micro.samples),
+                crop=micro.crops[slot],
             )
             for slot, sample in enumerate(micro.samples)
         ]
@@ -202,7 +205,7 @@ class BatchMaker:
 
     def _mask(self, draw: Draw) -> torch.Tensor | None:
         """The mask, [1, 1, H, W]; None where the sample has none or its draw does not apply it."""
-        entry = self._index.samples[draw.sample].mask
+        entry = self._index.samples[draw.sample].crop(draw.crop).mask
         probability = self._identity.objective.masked_loss_probability
         if entry is None or not self._happens(
             probability, f"{draw.purpose} mask", draw.i, draw.slot
@@ -212,7 +215,7 @@ class BatchMaker:
 
     def _sample(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Latents and noise [1, C, H, W] and sigma [1], fp32 on the CPU."""
-        moments = self._read(self._index.samples[draw.sample].latents)
+        moments = self._read(self._index.samples[draw.sample].crop(draw.crop).latents)
         posterior, noise, sigma = (
             self._generator(f"{draw.purpose} {what}", draw.i, draw.slot)
             for what in ("posterior", "noise", "sigma")

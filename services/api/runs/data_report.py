@@ -270,6 +270,7 @@ def _shown(crops: BucketReport | None) -> BucketCrops | None:
     if crops is None:
         return None
     return BucketCrops(
+        num_crops=crops.crops,
         loss_mean=crops.crop_loss_mean,
         loss_worst=crops.crop_loss_worst,
         loss_worst_path=crops.crop_loss_worst_file,

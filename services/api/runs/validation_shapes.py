@@ -79,6 +79,8 @@ class BackendData(Shape):
 class BucketCrops(Shape):
     """What the crop to one size does to images; shares and factors are of 1."""
 
+    num_crops: int
+    """What is encoded of the images: as many, and more with ``crops_per_image``."""
     loss_mean: float
     """Share of an image's area that is cut away."""
     loss_worst: float
@@ -107,7 +109,8 @@ class Bucket(Shape):
 
 
 class Cache(Shape):
-    """Cache entries that the run needs, one for each picture and caption, and their shards."""
+    """Cache entries that the run needs, one for each crop of a picture and each caption, and their
+    shards."""
 
     num_shards: int
     num_stored: int

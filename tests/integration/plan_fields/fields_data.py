@@ -230,6 +230,23 @@ def _geometry_of(name: str, plan: Plan, environment: Environment) -> Geometry:
     return picture.geometry
 
 
+@GROUP.observes(
+    f"{_BACKEND}.crops_per_image",
+    files=Files(cats={"crop": True, "crops_per_image": 3}),
+    reset=2,
+)
+def an_image_is_cut_at_another_place_in_each_epoch(plan: Plan, environment: Environment) -> None:
+    index, sampler = environment.index(plan), environment.sampler(plan)
+    entries = set()
+    for i in range(3 * len(SIZES)):
+        batch = sampler.micro_batch(i)
+        ((position,), (crop,)) = batch.samples, batch.crops
+        sample = index.samples[position]
+        if sample.path == "white_cat.png":
+            entries.add(sample.crop(crop).latents)
+    expect(len(entries), 3)
+
+
 _DOWNSAMPLED: Final = Files(cats={**_CROP, "maximum_image_size": 100, "target_downsample_size": 80})
 
 

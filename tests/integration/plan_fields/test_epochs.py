@@ -54,11 +54,20 @@ def test_a_resumed_run_in_epochs_equals_the_unbroken_one(environment: Environmen
 
 
 def test_a_run_goes_on_over_the_start_and_the_end_of_backends(environment: Environment) -> None:
-    """Cats end after step 3 and dogs start at step 3; the run is stopped before, and after."""
+    """Cats end after step 3 and dogs start at step 3; the run is stopped before, and after.
+
+    Cats have several crops, which are used in turn over this.
+    """
     plan = environment.plan(
         Files(
             config={**EPOCHS, "max_train_steps": 6, "num_train_epochs": None},
-            cats={"repeats": 1, "end_step": 3},
+            cats={
+                "repeats": 1,
+                "end_step": 3,
+                "crop": True,
+                "crop_aspect": "preserve",
+                "crops_per_image": 3,
+            },
             others=[{**DOGS, "start_step": 3}],
         )
     )

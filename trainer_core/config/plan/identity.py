@@ -221,6 +221,7 @@ class Backend(Sparse):
         "crop_aspect_buckets",
         "crop_aspect_weights",
         "max_upscale_threshold",
+        "crops_per_image",
         "minimum_aspect_ratio",
         "maximum_aspect_ratio",
         "probability",
@@ -262,6 +263,8 @@ class Backend(Sparse):
     max_upscale_threshold: float | None = Field(default=None, ge=0)
     """``closest`` and ``random``: 0.2 leaves out ratios for which a side of the image would grow by
     more than 20 %, and an image for which none is left. None: no limit."""
+    crops_per_image: int = Field(default=1, ge=1)
+    """``crop_style`` random: so many crops of each image, all of one shape, are used in turn."""
     minimum_image_size_px: int = Field(ge=0)
     """Smaller images are left out; 0 keeps all."""
     maximum_image_size_px: int | None

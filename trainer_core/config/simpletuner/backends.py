@@ -303,7 +303,7 @@ def _backend(options: Options, config: Options, max_area_px: int) -> ReadBackend
         is_wrong = len(config.findings.problems) > before
         return None if is_wrong else ReadBackend(masks, options, source)
     words = captions_of(options, config, written_seed_of(config))
-    cut = crops_of(options, config)
+    cut = crops_of(options, config, is_trained_on=role == "train")
     size = sizes_of(options, config, max_area_px, cut)
     repeats = _repeats(role, options)
     mixed = mixing_of(options, config, is_trained_on=role == "train")

@@ -15,6 +15,7 @@ RUN_CROPS: Final = Table()
 BACKEND_CROPS: Final = Table()
 _FROM_LIST: Final[tuple[CropAspect, ...]] = ("closest", "random")
 _MAX_RATIOS: Final = 100
+_MAX_CROPS: Final = 64
 _LEAST: Final = 0.01
 _LARGEST: Final = 100.0
 _TOLERANCE: Final = 1e-6
@@ -36,8 +37,9 @@ _STYLE: Final[Option[CropStyle]] = BACKEND_CROPS.choice(
     "crop_style",
     {"random": "random", "center": "center", "centre": "center", "corner": "corner"},
     "random",
-    "Where the image is cut: anywhere, in the middle, or at the top left. A random crop depends on "
-    "the image's content alone: an image has the same one in every epoch and every run.",
+    "Where the image is cut: anywhere, in the middle, or at the top left. Random crops depend on "
+    "the image's content alone: an image has the same ones in every epoch and every run, and one "
+    "unless crops_per_image says more.",
     known=("face",),
     nearest="center, or images that you cut around the faces yourself; it takes a face detector, "
     "and none is part of Reverie",
@@ -61,10 +63,19 @@ _OWN_THRESHOLD: Final[Option[float | None]] = BACKEND_CROPS.number(
     "would grow by more than 20 %, and an image for which none is left.",
     at_least=0,
 )
+_CROPS: Final = BACKEND_CROPS.integer(
+    "crops_per_image",
+    1,
+    "With crop_style random: so many crops of each image, at places of their own and of one shape. "
+    "Each is cached, and the uses of an image, over repeats and epochs, take them in turn. Only "
+    "Reverie has this option.",
+    at_least=1,
+    at_most=_MAX_CROPS,
+)
 BACKEND_CROPS.unlike(
     _STYLE,
-    "A random crop of an image stays the same in every epoch; SimpleTuner cuts anew where "
-    "vae_cache_clear_each_epoch is true.",
+    "The random crops of an image, one or crops_per_image, stay the same in every epoch; "
+    "SimpleTuner cuts anew where vae_cache_clear_each_epoch is true.",
 )
 BACKEND_CROPS.unlike(
     _ASPECT,
@@ -75,7 +86,7 @@ BACKEND_CROPS.unlike(
     "An image that is too small for every shape is left out with a warning, as SimpleTuner's "
     "guide says; its code cuts such an image square. It acts on crop_aspect closest, too.",
 )
-WAYS_TO_CROP: Final[tuple[Option[Any], ...]] = (_STYLE, _ASPECT, _RATIOS, _OWN_THRESHOLD)
+WAYS_TO_CROP: Final[tuple[Option[Any], ...]] = (_STYLE, _ASPECT, _RATIOS, _OWN_THRESHOLD, _CROPS)
 """Options without effect where an image is not cut."""
 NOT_OF_MASKS: Final = (CROP, *WAYS_TO_CROP)
 """Options without effect on masks, which are cut as their images."""
@@ -91,22 +102,24 @@ class Crops:
     crop_aspect_buckets: tuple[float, ...] = ()
     crop_aspect_weights: tuple[float, ...] = ()
     max_upscale_threshold: float | None = None
+    crops_per_image: int = 1
 
     @property
     def is_square(self) -> bool:
         return self.crop and self.crop_aspect == "square"
 
 
-def crops_of(options: Options, config: Options) -> Crops:
+def crops_of(options: Options, config: Options, *, is_trained_on: bool) -> Crops:
     """The crops of a backend."""
     ratios = _ratios(options)
     if not options[CROP]:
         options.idle("without crop", *WAYS_TO_CROP)
         return Crops(crop=False)
     style, aspect = options[_STYLE], options[_ASPECT]
+    number = _number_of_crops(options, style, is_trained_on=is_trained_on)
     if aspect not in _FROM_LIST:
         options.idle(f"with crop_aspect {aspect}", _RATIOS, _OWN_THRESHOLD)
-        return Crops(crop=True, crop_style=style, crop_aspect=aspect)
+        return Crops(crop=True, crop_style=style, crop_aspect=aspect, crops_per_image=number)
     if options[_RATIOS] is None:
         message = (
             f"crop_aspect_buckets is missing: crop_aspect {aspect} takes one of them, such as of "
@@ -123,7 +136,18 @@ def crops_of(options: Options, config: Options) -> Crops:
         if aspect == "random"
         else (),
         max_upscale_threshold=options[_OWN_THRESHOLD] if has_own_limit else config[_THRESHOLD],
+        crops_per_image=number,
     )
+
+
+def _number_of_crops(options: Options, style: CropStyle, *, is_trained_on: bool) -> int:
+    if style != "random":
+        options.idle(f"with crop_style {style}", _CROPS)
+        return 1
+    if not is_trained_on:
+        options.idle("on held-out images", _CROPS)
+        return 1
+    return options[_CROPS]
 
 
 def without_idle_crops(item: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

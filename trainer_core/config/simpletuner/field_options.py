@@ -93,6 +93,7 @@ OPTIONS: Final[Mapping[str, str]] = {
     "backends.crop_aspect": "crop_aspect",
     "backends.crop_aspect_buckets": "crop_aspect_buckets",
     "backends.crop_aspect_weights": "crop_aspect_buckets",
+    "backends.crops_per_image": "crops_per_image",
     "backends.max_upscale_threshold": "max_upscale_threshold",
     "backends.minimum_image_size_px": "minimum_image_size",
     "backends.maximum_image_size_px": "maximum_image_size",

@@ -18,7 +18,8 @@ OTHER_BACKEND_KEYS.handled(
 )
 OTHER_BACKEND_KEYS.handled(
     "vae_cache_clear_each_epoch clear_cache_each_epoch",
-    "The cache is kept: an image has the same crop in every epoch, also where it is cut at random.",
+    "The cache is kept: an image has the same crop in every epoch, also where it is cut at random; "
+    "with crops_per_image it has several, which are used in turn.",
 )
 OTHER_BACKEND_KEYS.handled(
     "scan_for_errors", "Every image is read and checked before the first step."

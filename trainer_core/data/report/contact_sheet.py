@@ -69,7 +69,8 @@ def is_one_page(target: Path) -> bool:
 
 
 def _title(shown: Sequence[Shown], total: int) -> str:
-    spread = "" if len(shown) == total else f" {len(shown)} of {total:,} images, evenly spread."
+    images = len({(each.backend.id, each.crop.item.path) for each in shown})
+    spread = "" if images == total else f" {images} of {total:,} images, evenly spread."
     masked = any(each.mask is not None for each in shown)
     red = " Red over an image: its mask leaves this part out." if masked else ""
     return f"What the model sees after the crop.{spread}{red}"
@@ -109,7 +110,7 @@ def _page(shown: Sequence[Shown], title: str) -> Image.Image:
 
 def _thumb(shown: Shown) -> Image.Image | str:
     """What the encoder gets of an image, made small; or why it cannot be drawn."""
-    item, geometry = shown.crop
+    item, geometry = shown.crop.item, shown.crop.geometry
     try:
         image = load_rgb(shown.file, geometry, name=item.path)
         if shown.mask is not None:
@@ -131,10 +132,12 @@ def _masked(image: Image.Image, crop: Fitted, mask: ShownMask) -> Image.Image:
 
 def _lines(shown: Shown) -> Iterator[tuple[str, str]]:
     """Text and colour of each line below an image."""
-    item, geometry = shown.crop
+    item, geometry = shown.crop.item, shown.crop.geometry
     held_out = ", held out" if shown.backend.role == "eval" else ""
     yield f"{shown.backend.id}{held_out}: {item.path}", _INK
     size = f"{geometry.width_px} x {geometry.height_px}"
+    if shown.crop.num_crops > 1:
+        size += f", crop {shown.crop.number + 1} of {shown.crop.num_crops}"
     marks = []
     if shown.crop.loss >= _MUCH_CUT:
         marks.append(f"{100 * shown.crop.loss:.0f} % cut away")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from trainer_core.config.plan import Backend
-from trainer_core.data.buckets import Geometry, geometry_of
+from trainer_core.data.buckets import Geometry, geometries_of
 from trainer_core.data.index import FileItem
 from trainer_core.data.report.model import BucketReport
 
@@ -18,6 +18,10 @@ class Fitted(NamedTuple):
 
     item: FileItem
     geometry: Geometry
+    number: int = 0
+    """Which of the image's crops it is, counted from 0."""
+    num_crops: int = 1
+    """How many the image has."""
 
     @property
     def loss(self) -> float:
@@ -34,11 +38,14 @@ class Fitted(NamedTuple):
 
 
 def fitted(items: Iterable[FileItem], backend: Backend, max_px: int) -> list[Fitted]:
-    """The crops of a backend's images; ``max_px``: the largest area that the base model takes."""
-    return [
-        Fitted(item, geometry_of(item.width_px, item.height_px, backend, max_px, item.sha256))
-        for item in items
-    ]
+    """The first crop of each of a backend's images; arguments as of ``all_crops_of``."""
+    return [all_crops_of(item, backend, max_px)[0] for item in items]
+
+
+def all_crops_of(item: FileItem, backend: Backend, max_px: int) -> list[Fitted]:
+    """All crops of an image; ``max_px``: the largest area that the base model takes."""
+    found = geometries_of(item.width_px, item.height_px, backend, max_px, item.sha256)
+    return [Fitted(item, geometry, number, len(found)) for number, geometry in enumerate(found)]
 
 
 def uses_of(crops: Iterable[Fitted], backend: Backend) -> Counter[tuple[str, int, int]]:
@@ -75,6 +82,7 @@ def _bucket(
         width_px=size[0],
         height_px=size[1],
         images=number,
+        crops=sum(crop.num_crops for crop in crops),
         samples_per_epoch=number * (1 + backend.repeats) if trains else 0,
         crop_loss_mean=sum(crop.loss for crop in crops) / number,
         crop_loss_worst=cut_most.loss,

@@ -55,6 +55,8 @@ class BucketReport(Frozen):
     width_px: int
     height_px: int
     images: int
+    crops: int
+    """What is encoded of the images: as many, and more with ``crops_per_image``."""
     samples_per_epoch: int
     """0 for images that are held out."""
     crop_loss_mean: float

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from trainer_core.config.plan import Backend, MaskKind
 from trainer_core.data.indexing import Chosen
-from trainer_core.data.report.crops import Fitted, fitted
+from trainer_core.data.report.crops import Fitted, all_crops_of
 
 Each = TypeVar("Each")
 FileKey = tuple[str, str]
@@ -23,7 +24,7 @@ class ShownMask(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shown:
-    """An image, its crop, and its mask where it has one."""
+    """An image, one of its crops, and its mask where it has one."""
 
     backend: Backend
     crop: Fitted
@@ -34,7 +35,9 @@ class Shown:
 def shown_of(
     chosen: Sequence[Chosen], files: Mapping[FileKey, Path], max_px: int, most: int
 ) -> list[Shown]:
-    """At most ``most`` images, as many of each backend as there are, each backend's evenly spread.
+    """At most ``most`` crops, as many of each backend as there are, its images evenly spread.
+
+    An image is shown with all its crops.
 
     Args:
         chosen: the images that the run uses.
@@ -42,24 +45,28 @@ def shown_of(
         max_px: the largest area in pixels that the base model takes.
         most: how many in all.
     """
-    shares = _shares([len(each.items) for each in chosen], most)
-    return [
-        _shown(each, crop, files)
-        for each, share in zip(chosen, shares, strict=True)
-        for crop in fitted(spread(each.items, share), each.backend, max_px)
-    ]
+    sizes = [len(each.items) * each.backend.crops_per_image for each in chosen]
+    found = []
+    for each, share in zip(chosen, _shares(sizes, most), strict=True):
+        images = spread(each.items, -(-share // each.backend.crops_per_image))
+        crops = chain.from_iterable(all_crops_of(item, each.backend, max_px) for item in images)
+        found += [_shown(each, crop, files) for crop in islice(crops, share)]
+    return found
 
 
 def few_of(shown: Sequence[Shown], most: int) -> list[Shown]:
     """Fewer of them, shared among the backends in the same way."""
-    of_backend: dict[str, list[Shown]] = {}
+    of_backend: dict[str, dict[str, list[Shown]]] = {}
     for each in shown:
-        of_backend.setdefault(each.backend.id, []).append(each)
-    groups = list(of_backend.values())
-    shares = _shares([len(group) for group in groups], most)
-    return [
-        each for group, share in zip(groups, shares, strict=True) for each in spread(group, share)
-    ]
+        images = of_backend.setdefault(each.backend.id, {})
+        images.setdefault(each.crop.item.path, []).append(each)
+    groups = [list(images.values()) for images in of_backend.values()]
+    shares = _shares([sum(map(len, group)) for group in groups], most)
+    found: list[Shown] = []
+    for group, share in zip(groups, shares, strict=True):
+        kept = spread(group, -(-share // max(map(len, group))))
+        found += islice(chain.from_iterable(kept), share)
+    return found
 
 
 def _shown(chosen: Chosen, crop: Fitted, files: Mapping[FileKey, Path]) -> Shown:
