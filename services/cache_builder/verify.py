@@ -1,14 +1,15 @@
 """Verification of a dataset: each upload matches its declaration and can be decoded.
 
-A ring verifies files for about two seconds, so that datasets of other tenants get their turn.
-Problems are collected, so that a tenant can correct many of them at once. What the tenant has had
+A ring verifies files for about two seconds, so that datasets of other tenants get their turn. A
+picture or a caption that cannot be read is left out. Problems, such as a file that was not
+uploaded, are collected, so that a tenant can correct many of them at once. What the tenant has had
 verified before, in this dataset or in another one, is not looked at again.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from services.processes.request_child import ChildLostError, RequestChild, Reque
 from services.store import verification
 from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.datasets import DatasetFile, FileFacts
-from services.store.verification import NextFile, Verification
+from services.store.verification import DECODING_LIMIT, NextFile, Verification
 from services.workers.failures import as_of_worker, failure_of_work
 from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
@@ -43,9 +44,9 @@ from trainer_core.process.requests import InspectReply, InspectRequest
 
 log = structlog.get_logger(__name__)
 
-RULES: Final = 2
+RULES: Final = 3
 """The number of the rules in here: which files are good, and what is noted of them. Raise it with
-every change of them (formats, limits, what a caption may be), so that what was found good by other
+every change of them (formats, limits, what a caption may be), so that what was verified by other
 rules is verified again when a new dataset lists it."""
 _LATER: Final = timedelta(seconds=10)
 _FILES_AT_ONCE: Final = 32
@@ -128,6 +129,7 @@ class Verifier:
                 dataset_id=work.dataset_id,
                 status=status,
                 files=work.verified_files,
+                left_out=work.num_left_out,
                 errors=work.num_problems,
             )
 
@@ -151,22 +153,37 @@ class Verifier:
         unknown = [file for file in batch if file.known_from is None]
         with self.scratch.work_folder("verify") as folder:
             try:
-                facts, problems = self._check(work.tenant_id, unknown, folder)
+                found = self._check(work.tenant_id, unknown, folder)
             except ChildLostError:
                 if len(unknown) > 1:
                     return self._verify_one_by_one(work, batch)
                 # Raises ChildLostError where the decoder cannot start at all.
                 self.inspector.request(InspectRequest(inputs={}), InspectReply)
-                wrong = "cannot be decoded within the limits on time and memory"
-                facts, problems = [], [_problem(unknown[0].path, "bad_image", wrong)]
+                found = self._too_slow(work, unknown[0])
         fault_point("verify.checked")
         with self.database.transaction() as conn:
-            return verification.record(conn, work, batch, facts, problems, rules=self.rules)
+            return verification.record(
+                conn,
+                work,
+                batch,
+                found.facts,
+                found.problems,
+                rules=self.rules,
+                left_out=found.left_out,
+            )
+
+    def _too_slow(self, work: Verification, file: NextFile) -> "_Found":
+        """A picture that ended the decoder is left out, unless there are too many such ones."""
+        wrong = "cannot be decoded within the limits on time and memory; save it anew, or smaller"
+        problem = _problem(file.path, DECODING_LIMIT, wrong)
+        with self.database.transaction() as conn:
+            is_left_out = verification.has_room_for_slow(conn, work)
+        return _Found(left_out=[problem]) if is_left_out else _Found(problems=[problem])
 
     def _verify_one_by_one(
         self, work: Verification, batch: Sequence[NextFile]
     ) -> Verification | None:
-        """Find the picture that crashed the decoder, so that only this one is rejected."""
+        """Find the picture that crashed the decoder, so that only this one is left out."""
         advanced: Verification | None = work
         left = list(batch)
         while left and advanced is not None:
@@ -175,16 +192,17 @@ class Verifier:
             left = left[unknown + 1 :]
         return advanced
 
-    def _check(
-        self, tenant_id: str, batch: Sequence[DatasetFile], folder: Path
-    ) -> tuple[list[FileFacts], list[Problem]]:
-        facts: list[FileFacts] = []
-        errors: list[Problem] = []
+    def _check(self, tenant_id: str, batch: Sequence[DatasetFile], folder: Path) -> "_Found":
+        found = _Found()
         images: dict[str, Path] = {}
         for number, file in enumerate(batch):
             local = folder / str(number)
+            if file.media == "caption" and file.size_bytes > MAX_CAPTION_BYTES:
+                wrong = f"is longer than {MAX_CAPTION_BYTES} bytes"
+                found.left_out.append(_problem(file.path, BadCaptionError.code, wrong))
+                continue
             if problem := self._download(tenant_id, file, local):
-                errors.append(problem)
+                found.problems.append(problem)
                 continue
             try:
                 match file.media:
@@ -192,14 +210,20 @@ class Verifier:
                         images[file.path] = local
                     case "caption":
                         text = decode_caption(local.read_bytes(), name=file.path)
-                        facts.append(FileFacts(path=file.path, text=text))
+                        found.facts.append(FileFacts(path=file.path, text=text))
                     case "adapter":
                         check_upload(local, file.path)
-                        facts.append(FileFacts(path=file.path))
-            except (BadCaptionError, AdapterFileError) as error:
-                errors.append(Problem(pointer=file.path, code=error.code, message=str(error)))
-        found, wrong = self._inspect(images)
-        return facts + found, errors + wrong
+                        found.facts.append(FileFacts(path=file.path))
+            except BadCaptionError as error:
+                found.left_out.append(
+                    Problem(pointer=file.path, code=error.code, message=str(error))
+                )
+            except AdapterFileError as error:  # a run that names it has nothing to start from
+                found.problems.append(
+                    Problem(pointer=file.path, code=error.code, message=str(error))
+                )
+        self._inspect(images, found)
+        return found
 
     def _download(self, tenant_id: str, file: DatasetFile, local: Path) -> Problem | None:
         """Download one upload and check it; the problem with it, or None.
@@ -207,8 +231,6 @@ class Verifier:
         The size is checked first, so that nothing huge is downloaded.
         """
         key = upload_key(tenant_id, file.sha256)
-        if file.media == "caption" and file.size_bytes > MAX_CAPTION_BYTES:
-            return _problem(file.path, "bad_caption", f"is longer than {MAX_CAPTION_BYTES} bytes")
         size_bytes = self.objects.size(key)
         if size_bytes is None:
             return _problem(file.path, "not_uploaded", "was not uploaded")
@@ -226,18 +248,30 @@ class Verifier:
         wrong = "is not the file that was declared: create the dataset again and upload it"
         return _problem(file.path, "sha256_mismatch", wrong)
 
-    def _inspect(self, images: dict[str, Path]) -> tuple[list[FileFacts], list[Problem]]:
+    def _inspect(self, images: dict[str, Path], found: "_Found") -> None:
         if not images:
-            return [], []
+            return
         request = InspectRequest(inputs={path: str(local) for path, local in images.items()})
         reply = self.inspector.request(request, InspectReply)
-        facts = [
+        found.facts.extend(
             FileFacts(path=path, width_px=fact.width_px, height_px=fact.height_px, lit=fact.lit)
             for path, fact in reply.facts.items()
-        ]
-        return facts, [
+        )
+        found.left_out.extend(
             Problem(pointer=e.path, code=e.code, message=e.message) for e in reply.errors
-        ]
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class _Found:
+    """What a batch showed of the files that had to be verified."""
+
+    facts: list[FileFacts] = field(default_factory=list)
+    """Of the good ones."""
+    left_out: list[Problem] = field(default_factory=list)
+    """Why others cannot be used."""
+    problems: list[Problem] = field(default_factory=list)
+    """Why the dataset is rejected."""
 
 
 def _batch_of(files: Iterator[NextFile]) -> list[NextFile]:

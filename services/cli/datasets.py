@@ -171,7 +171,7 @@ def show(
     dataset_id: Annotated[str, typer.Argument(metavar="DATASET", help="ds_…")],
     as_json: output.Json = False,
 ) -> None:
-    """Show one dataset and, where it was rejected, what is wrong with which file."""
+    """Show one dataset, which files cannot be used and, where it was rejected, why."""
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
         dataset = client.get_dataset(dataset_id)
@@ -187,10 +187,29 @@ def show(
             "files": dataset["num_files"],
             "digest": dataset["digest"],
             "based on": dataset["based_on"],
+            "left out": dataset.get("num_left_out") or None,
         }
     )
+    if dataset["status"] != "rejected":
+        show_left_out(dataset)
     for error in dataset["errors"]:
         output.print_note(f"  {error['pointer']}: {error['message']} [{error['code']}]")
+
+
+def show_left_out(dataset: "Dataset") -> None:
+    """Say which files of a dataset cannot be used, at most 20."""
+    shown, number = dataset.get("left_out", []), dataset.get("num_left_out", 0)
+    if number:  # a service of before tells neither
+        files = (
+            "1 file cannot be used and is"
+            if number == 1
+            else f"{number} files cannot be used and are"
+        )
+        output.print_note(f"{files} left out:")
+    for problem in shown:
+        output.print_note(f"  {problem['message']}")
+    if number > len(shown):
+        output.print_note(f"  and {number - len(shown)} more")
 
 
 @app.command("diff")
@@ -262,4 +281,6 @@ def push_shown(
                 task, description=now.stage, completed=now.done, total=now.total, sent=sent
             )
 
-        return push_folder(client, place, name, show_progress, based_on=based_on)
+        dataset = push_folder(client, place, name, show_progress, based_on=based_on)
+    show_left_out(dataset)
+    return dataset

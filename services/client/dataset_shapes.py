@@ -23,6 +23,10 @@ class Dataset(TypedDict):
     num_files: int | None
     """None until the dataset is completed."""
     verified_files: int
+    num_left_out: int
+    """Pictures and captions that cannot be used."""
+    left_out: list[Problem]
+    """The first of them, and why."""
     digest: str | None
     """Of its files; datasets with the same files have the same one. None until it is completed."""
     based_on: str | None
@@ -43,6 +47,8 @@ class DatasetFile(TypedDict):
     width_px: int | None
     """Of an image; None until it is verified."""
     height_px: int | None
+    left_out: Problem | None
+    """Why it cannot be used; None where it can."""
 
 
 class DatasetChange(TypedDict):

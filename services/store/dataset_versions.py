@@ -29,9 +29,9 @@ WITH base AS (
     ORDER BY path LIMIT %(limit)s
 ), taken AS (
     INSERT INTO dataset_files (dataset_id, tenant_id, path, media, size_bytes, sha256,
-        width_px, height_px, lit, text, verified_by)
+        width_px, height_px, lit, text, left_out, verified_by)
     SELECT %(dataset_id)s, tenant_id, path, media, size_bytes, sha256,
-        width_px, height_px, lit, text, verified_by
+        width_px, height_px, lit, text, left_out, verified_by
     FROM base WHERE NOT EXISTS (
         SELECT FROM unnest(%(removed)s::text[]) AS removed (path) WHERE removed.path = base.path)
     ON CONFLICT (dataset_id, path) DO NOTHING

@@ -32,6 +32,10 @@ class Dataset:
     num_files: int | None
     """None until it is completed; 0 where it expired and its files are deleted."""
     verified_files: int
+    num_left_out: int
+    """Verified files that cannot be used."""
+    left_out: list[dict[str, Any]]
+    """The first of them, as problems."""
     digest: str | None
     """``dataset_digest.digest_of`` its files; None until it is completed, and where that was before
     datasets had digests."""
@@ -67,6 +71,8 @@ class DatasetFile:
     """What of an image is above black; None until verified, by versions before, and for others."""
     text: str | None
     """Content of a caption file; None until verified, and for other files."""
+    left_out: dict[str, str] | None
+    """Why it cannot be used, as ``code`` and ``message``; None where it can, and until verified."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,6 +265,7 @@ SELECT {columns} FROM dataset_files
 WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s
     AND (%(after)s::text IS NULL OR path > %(after)s)
     AND (verified_by IS NULL OR NOT %(unverified)s)
+    AND (left_out IS NOT NULL OR NOT %(left_out)s)
 ORDER BY path LIMIT %(limit)s
 """).format(columns=columns_of(DatasetFile))
 
@@ -271,12 +278,14 @@ def files_page(
     after: str | None = None,
     *,
     unverified: bool = False,
+    left_out: bool = False,
 ) -> list[DatasetFile]:
     """Some files of an existing dataset by path.
 
     Args:
         after: the last path of the page before.
-        unverified: leave out those that were verified, in this dataset or the one it is based on.
+        unverified: only those that were not verified, in this dataset or the one it is based on.
+        left_out: only those that cannot be used.
     """
     facts = {
         "tenant_id": tenant_id,
@@ -284,6 +293,7 @@ def files_page(
         "limit": limit,
         "after": after,
         "unverified": unverified,
+        "left_out": left_out,
     }
     with conn.cursor(row_factory=class_row(DatasetFile)) as cursor:
         return cursor.execute(_FILES_PAGE, facts).fetchall()

@@ -4,17 +4,21 @@ A builder takes the dataset under a lease, records each batch, and gives it back
 showed is stored together with the path that it ended at, so a batch that two builders verified
 counts once, and a builder that dies repeats one batch.
 
-A file is not verified twice: its row tells by which rules it was found good (``verified_by``), also
-where the dataset took the row over from another one, and what was found in the same content in any
-dataset of the tenant counts. Rules of another number do not.
+A file is not verified twice: its row tells by which rules it was verified (``verified_by``), also
+where the dataset took the row over from another one, and what was found in the same good content in
+any dataset of the tenant counts. Rules of another number do not.
+
+A picture or caption that cannot be used is left out, and its row says why. The dataset is rejected
+where more than half of its pictures are, or where a file is not what was declared.
 """
 
 import json
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+from psycopg import sql
 from psycopg.rows import class_row
 from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
@@ -31,6 +35,12 @@ MAX_FAILURES: Final = 5
 MAX_PROBLEMS: Final = 200
 MAX_PROBLEM_BYTES: Final = 64 << 10
 """Verification stops with the batch that reaches one of the two limits."""
+MAX_LEFT_OUT_SHOWN: Final = 20
+"""Files that are left out and shown with the dataset; the list of its files has all of them."""
+DECODING_LIMIT: Final = "decoding_limit"
+"""The code of pictures that take too much time or memory; each costs up to a minute."""
+MAX_DECODING_LIMIT: Final = 100
+"""So many of them are left out; one more is a problem, with which verification stops."""
 _FIRST_PAUSE: Final = timedelta(seconds=10)
 _LONGEST_PAUSE: Final = timedelta(minutes=5)
 
@@ -49,17 +59,27 @@ class Verification:
     """Unexpected failures in a row; the attempt under way counts as one until it ends well."""
     num_problems: int
     problem_bytes: int
+    num_left_out: int
+    num_shown: int
+    """Of those left out."""
+    is_too_slow: bool
+    """More pictures than ``MAX_DECODING_LIMIT`` take too long."""
 
     @property
     def has_too_many_problems(self) -> bool:
-        return self.num_problems >= MAX_PROBLEMS or self.problem_bytes >= MAX_PROBLEM_BYTES
+        return (
+            self.num_problems >= MAX_PROBLEMS
+            or self.problem_bytes >= MAX_PROBLEM_BYTES
+            or self.is_too_slow
+        )
 
 
 _COLUMNS: Final = SQL("""
     tenant_id, dataset_id, coalesce(num_files, 0) AS num_files, verified_files, verified_to,
     verify_failures, jsonb_array_length(errors) AS num_problems,
-    octet_length(errors::text) AS problem_bytes
-""")
+    octet_length(errors::text) AS problem_bytes, num_left_out,
+    jsonb_array_length(left_out) AS num_shown, errors @> {too_slow} AS is_too_slow
+""").format(too_slow=sql.Literal(json.dumps([{"code": DECODING_LIMIT}])))
 # The failure is counted before the work, because a file may end the builder's process.
 _TAKE: Final = SQL("""
 UPDATE datasets SET lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s),
@@ -113,22 +133,29 @@ class NextFile(DatasetFile):
             text=self.text,
         )
 
+    @property
+    def known_problem(self) -> Problem | None:
+        """Why it is left out, if that is known from its own row."""
+        if self.known_from is None or self.left_out is None:
+            return None
+        return Problem(pointer=self.path, **self.left_out)
+
 
 # The files in the order of the primary key, so that reading may stop after any of them. A content
 # that is damaged is verified anew (``forget``).
 _NEXT_FILES: Final = """
 SELECT path, media, size_bytes, sha256, known.width_px, known.height_px, known.lit, known.text,
-    known_from
+    known.left_out, known_from
 FROM dataset_files AS file LEFT JOIN LATERAL (
     SELECT NULL::integer AS width_px, NULL::integer AS height_px, NULL AS lit, NULL AS text,
-        'row' AS known_from
+        file.left_out, 'row' AS known_from
     WHERE file.verified_by = %(rules)s
     UNION ALL
-    SELECT same.width_px, same.height_px, same.lit, same.text, 'content'
+    SELECT same.width_px, same.height_px, same.lit, same.text, NULL, 'content'
     FROM dataset_files AS same JOIN datasets USING (dataset_id)
     WHERE same.tenant_id = %(tenant_id)s AND same.sha256 = file.sha256
         AND same.media = file.media AND same.size_bytes = file.size_bytes
-        AND same.verified_by = %(rules)s AND datasets.deleted_at IS NULL
+        AND same.verified_by = %(rules)s AND same.left_out IS NULL AND datasets.deleted_at IS NULL
     LIMIT 1
 ) AS known ON true
 WHERE file.tenant_id = %(tenant_id)s AND file.dataset_id = %(dataset_id)s
@@ -146,7 +173,7 @@ def next_files(
     A caller may stop after any of them, and closes the generator then.
 
     Args:
-        rules: the number of the rules that files have to be found good by.
+        rules: the number of the rules that files have to be verified by.
     """
     facts = {**_key(work), "verified_to": work.verified_to, "rules": rules}
     with conn.cursor("next_files", row_factory=class_row(NextFile)) as cursor:
@@ -156,14 +183,16 @@ def next_files(
 
 _RECORD: Final = SQL("""
 UPDATE datasets SET verified_files = verified_files + %(num_files)s, verified_to = %(to)s,
-    errors = errors || %(problems)s, verify_failures = 1, updated_at = clock_timestamp()
+    errors = errors || %(problems)s, num_left_out = num_left_out + %(num_left_out)s,
+    left_out = left_out || %(shown)s, verify_failures = 1, updated_at = clock_timestamp()
 WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND status = 'verifying'
     AND verified_to = %(verified_to)s
 RETURNING {columns}
 """).format(columns=_COLUMNS)
 _SET_FACTS: Final = """
 UPDATE dataset_files SET width_px = (found ->> 1)::integer, height_px = (found ->> 2)::integer,
-    lit = found ->> 3, text = found ->> 4, verified_by = (found ->> 5)::integer
+    lit = found ->> 3, text = found ->> 4, left_out = (found ->> 5)::jsonb,
+    verified_by = (found ->> 6)::integer
 FROM json_array_elements(%(found)s::json) AS found
 WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND path = found ->> 0
 """
@@ -177,31 +206,41 @@ def record(
     problems: Sequence[Problem],
     *,
     rules: int,
+    left_out: Sequence[Problem] = (),
 ) -> Verification | None:
     """Store what a batch showed; None where another builder has stored it, or it is over.
 
     Args:
         batch: the files that follow those verified, in order.
         facts: what was measured in the good ones of those that had to be verified.
-        problems: what is wrong with the others.
+        problems: what is wrong with others of those, so that the dataset is rejected.
         rules: the number of the rules that they were verified by.
+        left_out: why the rest of those cannot be used.
     """
+    known = [problem for file in batch if (problem := file.known_problem) is not None]
+    unusable = sorted([*known, *left_out], key=lambda problem: problem.pointer)
+    room = max(0, MAX_LEFT_OUT_SHOWN - work.num_shown)
     row = {
         **_key(work),
         "verified_to": work.verified_to,
         "num_files": len(batch),
         "to": batch[-1].path,
         "problems": Jsonb([asdict(problem) for problem in problems]),
+        "num_left_out": len(unusable),
+        "shown": Jsonb([asdict(problem) for problem in unusable[:room]]),
     }
     with conn.cursor(row_factory=class_row(Verification)) as cursor:
         advanced = cursor.execute(_RECORD, row).fetchone()
     if advanced is not None:
         good = [*facts, *(file.facts for file in batch if file.known_from == "content")]
+        reasons = {p.pointer: {"code": p.code, "message": p.message} for p in left_out}
         # What older rules found in one that is bad by these does not stay.
-        bad = {file.path for file in batch if file.known_from is None} - {f.path for f in facts}
-        found = [
-            *((f.path, f.width_px, f.height_px, f.lit, f.text, rules) for f in good),
-            *((path, None, None, None, None, None) for path in bad),
+        wrong = {file.path for file in batch if file.known_from is None}
+        wrong -= {f.path for f in facts} | reasons.keys()
+        found: list[tuple[Any, ...]] = [
+            *((f.path, f.width_px, f.height_px, f.lit, f.text, None, rules) for f in good),
+            *((path, *[None] * 4, reason, rules) for path, reason in reasons.items()),
+            *((path, *[None] * 6) for path in wrong),
         ]
         if found:
             conn.execute(_SET_FACTS, {**_key(work), "found": json.dumps(found)})
@@ -219,8 +258,21 @@ def forget(conn: Connection, tenant_id: str, sha256: str) -> None:
     conn.execute(_FORGET, (tenant_id, sha256))
 
 
-_ADD_PROBLEM: Final = """
-UPDATE datasets SET errors = errors || %(problem)s
+_COUNT_SLOW: Final = """
+SELECT count(*) FROM dataset_files
+WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND left_out ->> 'code' = %(code)s
+"""
+
+
+def has_room_for_slow(conn: Connection, work: Verification) -> bool:
+    """Whether one more picture that takes too long can be left out."""
+    row = conn.execute(_COUNT_SLOW, {**_key(work), "code": DECODING_LIMIT}).fetchone()
+    assert row is not None
+    return int(row[0]) < MAX_DECODING_LIMIT
+
+
+_ADD_PROBLEMS: Final = """
+UPDATE datasets SET errors = errors || %(problems)s
 WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND status = 'verifying'
 """
 _FINISH: Final = """
@@ -232,23 +284,67 @@ RETURNING status
 
 
 def finish(conn: Connection, work: Verification) -> str | None:
-    """Make the dataset ``ready``, or ``rejected`` where it has problems; returns which.
+    """Make the dataset ``ready``, or ``rejected``; returns which.
 
-    Call it when no file is left, or when there are too many problems to go on. None where the
-    verification has ended before.
+    It is rejected where it has problems, or more than half of its pictures cannot be used. Call it
+    when no file is left, or when there are too many problems to go on. None where the verification
+    has ended before.
     """
+    mostly = _mostly_unusable(conn, work) if work.num_left_out else None
+    if mostly is not None or work.num_problems:
+        _add_problems(conn, work, _left_out_problems(conn, work))
+    if mostly is not None:
+        _add_problems(conn, work, [mostly])
     if work.has_too_many_problems and work.verified_files < work.num_files:
         message = (
             f"Verification stopped after {work.num_problems} problems, with"
             f" {work.verified_files} of {work.num_files} files verified."
         )
-        _add_problem(conn, work, Problem(pointer="", code="too_many_problems", message=message))
+        _add_problems(conn, work, [Problem(pointer="", code="too_many_problems", message=message)])
     row = conn.execute(_FINISH, _key(work)).fetchone()
     if row is None:
         return None
     datasets.wake_runs(conn, work.tenant_id, work.dataset_id)
     webhook_events.announce_dataset(conn, work.tenant_id, work.dataset_id, status=str(row[0]))
     return str(row[0])
+
+
+_COUNT_IMAGES: Final = """
+SELECT count(*), count(*) FILTER (WHERE left_out IS NOT NULL) FROM dataset_files
+WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND media = 'image'
+"""
+_LEFT_OUT: Final = """
+SELECT path, left_out ->> 'code', left_out ->> 'message' FROM dataset_files
+WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND left_out IS NOT NULL
+ORDER BY path LIMIT %(limit)s
+"""
+
+
+def _mostly_unusable(conn: Connection, work: Verification) -> Problem | None:
+    """The problem of a dataset most of whose pictures cannot be used; None: that is not so."""
+    row = conn.execute(_COUNT_IMAGES, _key(work)).fetchone()
+    assert row is not None
+    images, unusable = row
+    if 2 * unusable <= images:
+        return None
+    message = (
+        f"{unusable} of {images} images cannot be used. Up to half of them would be left out; with"
+        " more, the dataset is taken for a wrong folder or a failed download."
+    )
+    return Problem(pointer="", code="mostly_unusable", message=message)
+
+
+def _left_out_problems(conn: Connection, work: Verification) -> list[Problem]:
+    """Files that are left out, as problems of a rejected dataset, within the limits on those."""
+    found: list[Problem] = []
+    size_bytes = work.problem_bytes
+    room = max(0, MAX_PROBLEMS - work.num_problems)
+    for path, code, message in conn.execute(_LEFT_OUT, {**_key(work), "limit": room}):
+        size_bytes += len(message.encode()) + len(path.encode())
+        if found and size_bytes > MAX_PROBLEM_BYTES:
+            break
+        found.append(Problem(pointer=path, code=code, message=message))
+    return found
 
 
 _GIVE_BACK: Final = """
@@ -288,12 +384,14 @@ def _reject_failing(conn: Connection, work: Verification) -> None:
         f" {work.verified_files} of {work.num_files} files verified. This is a fault of the"
         " service. Create the dataset again; files that are uploaded need not be sent again."
     )
-    _add_problem(conn, work, Problem(pointer="", code=VERIFICATION_FAILED, message=message))
+    _add_problems(conn, work, [Problem(pointer="", code=VERIFICATION_FAILED, message=message)])
     finish(conn, work)
 
 
-def _add_problem(conn: Connection, work: Verification, problem: Problem) -> None:
-    conn.execute(_ADD_PROBLEM, {**_key(work), "problem": Jsonb([asdict(problem)])})
+def _add_problems(conn: Connection, work: Verification, problems: Sequence[Problem]) -> None:
+    conn.execute(
+        _ADD_PROBLEMS, {**_key(work), "problems": Jsonb([asdict(each) for each in problems])}
+    )
 
 
 def _key(work: Verification) -> dict[str, str]:

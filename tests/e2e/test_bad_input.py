@@ -9,6 +9,7 @@ from PIL import Image
 from tests.support.fleet import Fleet
 from tests.support.service import EXAMPLES, new_tenant, run_request
 from tests.support.tenant import Json, Tenant
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,6 @@ def refused(tenant: Tenant, request: Json) -> Json:
 
 
 def wait_verified(tenant: Tenant, dataset_id: str) -> Json:
-    from tests.support.waiting import wait_until
-
     def ask() -> Json | None:
         dataset = tenant.get(f"/v1/datasets/{dataset_id}")
         return dataset if dataset["status"] in ("ready", "rejected") else None
@@ -47,15 +46,40 @@ def wait_verified(tenant: Tenant, dataset_id: str) -> Json:
     return wait_until(ask, deadline_s=60, what="the dataset to be verified")
 
 
-def test_a_corrupt_photo_is_named_and_its_run_fails_without_a_retry(tenant: Tenant) -> None:
+def half_broken() -> dict[str, bytes]:
     good = jpeg()
+    return {
+        "ok.jpg": good,
+        "ok.txt": b"noise",
+        "sub/half.jpg": good[: len(good) // 2],
+        "sub/half.txt": b"half a photo",
+    }
+
+
+def test_a_corrupt_photo_is_left_out_and_its_run_says_so(tenant: Tenant) -> None:
+    dataset = tenant.push(half_broken())
+    held_out = tenant.push({"held.jpg": jpeg(), "held.txt": b"held out"})
+    run_id = tenant.submit(run_request({"photos": dataset, "held-out": held_out}))
+
+    verified = wait_verified(tenant, dataset)
+    assert verified["status"] == "ready"
+    assert [error["pointer"] for error in verified["left_out"]] == ["sub/half.jpg"]
+    (left_out,) = tenant.get(f"/v1/datasets/{dataset}/files?left_out=only")["data"]
+    assert (left_out["path"], left_out["left_out"]["code"]) == ("sub/half.jpg", "bad_image")
+    wait_until(
+        lambda: tenant.get(f"/v1/runs/{run_id}")["stage"] == "capacity",
+        deadline_s=60,
+        what="the run's cache",
+    )
+    warnings = str(tenant.get(f"/v1/runs/{run_id}")["warnings"])
+    assert "photos: 1 of 2 images cannot be used and is left out." in warnings
+    assert "sub/half.jpg" in warnings
+    tenant.post(f"/v1/runs/{run_id}:cancel", {})
+
+
+def test_corrupt_photos_are_named_and_their_run_fails_without_a_retry(tenant: Tenant) -> None:
     dataset = tenant.push(
-        {
-            "ok.jpg": good,
-            "ok.txt": b"noise",
-            "sub/half.jpg": good[: len(good) // 2],
-            "sub/half.txt": b"half a photo",
-        },
+        half_broken() | {"web.jpg": b"<html>not found</html>"},
         complete=False,  # verified only once its run waits for it
     )
     held_out = tenant.push({"held.jpg": jpeg(), "held.txt": b"held out"})
@@ -66,7 +90,7 @@ def test_a_corrupt_photo_is_named_and_its_run_fails_without_a_retry(tenant: Tena
     run = tenant.wait_over(run_id, deadline_s=60)
 
     assert verified["status"] == "rejected"
-    assert [error["pointer"] for error in verified["errors"]] == ["sub/half.jpg"]
+    assert [each["pointer"] for each in verified["errors"]] == ["sub/half.jpg", "web.jpg", ""]
     assert run["status"] == "failed"
     assert run["status_reason"]["category"] == "user"
     assert run["status_reason"]["retryable"] is False

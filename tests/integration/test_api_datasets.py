@@ -172,13 +172,14 @@ def test_a_rejected_dataset_is_refused_with_its_bad_files(tenant: Tenant, store:
     from services.domain.errors import Problem
 
     bad = tenant.push({"a.jpg": b"no picture"})
-    good = tenant.push({"b.jpg": b"looked at"})
+    good = tenant.push({"b.jpg": b"looked at", "half.jpg": b"and left out"})
     tenant_id = _tenant_id(store, tenant)
     with store.transaction() as conn:
         problem = Problem(pointer="a.jpg", code="bad_image", message="It is no picture.")
         end_verification(conn, tenant_id, bad, problems=[problem])
         facts = [FileFacts(path="b.jpg", width_px=64, height_px=64)]
-        end_verification(conn, tenant_id, good, facts=facts)
+        half = Problem(pointer="half.jpg", code="bad_image", message="half.jpg: cut off")
+        end_verification(conn, tenant_id, good, facts=facts, left_out=[half])
 
     answer = tenant.http.post("/v1/runs", json=run_request({"photos": bad, "held-out": good}))
 
@@ -188,7 +189,15 @@ def test_a_rejected_dataset_is_refused_with_its_bad_files(tenant: Tenant, store:
     assert "a.jpg: It is no picture." in error["message"]
     assert tenant.get(f"/v1/datasets/{bad}")["errors"][0]["pointer"] == "a.jpg"
     seen = tenant.get(f"/v1/datasets/{good}")
-    assert (seen["status"], seen["num_files"], seen["verified_files"]) == ("ready", 1, 1)
+    assert (seen["status"], seen["num_files"], seen["verified_files"]) == ("ready", 2, 2)
+    assert seen["errors"] == []
+    assert (seen["num_left_out"], seen["left_out"][0]["pointer"]) == (1, "half.jpg")
+    (left_out,) = tenant.get(f"/v1/datasets/{good}/files?left_out=only")["data"]
+    assert left_out["path"] == "half.jpg"
+    assert left_out["left_out"] == seen["left_out"][0]
+    assert len(tenant.get(f"/v1/datasets/{good}/files")["data"]) == 2
+    answer = tenant.http.get(f"/v1/datasets/{good}/files?left_out=true")
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "query:left_out")
 
 
 def _tenant_id(store: Database, tenant: Tenant) -> str:

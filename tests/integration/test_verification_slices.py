@@ -318,6 +318,8 @@ def test_a_black_mask_is_known_before_it_is_encoded(
         "b.jpg": Image.new("L", (64, 48)),
         "c.png": Image.new("RGB", (64, 48), "blue"),
         "d.png": Image.new("LA", (64, 48), (255, 0)),
+        "e.png": Image.new("L", (64, 48), 201),
+        "f.png": Image.new("L", (64, 48), 202),
     }
     files = []
     for name, image in painted.items():
@@ -337,15 +339,15 @@ def test_a_black_mask_is_known_before_it_is_encoded(
         with ada.database.transaction() as conn:
             rows = datasets.files(conn, ada.tenant_id, dataset_id)
 
-        assert [row.lit for row in rows] == ["red", "nothing", "other", "nothing"]
+        assert [row.lit for row in rows] == ["red", "nothing", "other", "nothing", "red", "red"]
         by_red = items_of(masks.model_copy(update={"mask_kind": "mask"}), rows)
         by_all = items_of(masks.model_copy(update={"mask_kind": "segmentation"}), rows)
-        assert [item.path for item in by_red.items] == ["a.png"]
-        assert [item.path for item in by_all.items] == ["a.png", "c.png"]
+        assert [item.path for item in by_red.items] == ["a.png", "e.png", "f.png"]
+        assert [item.path for item in by_all.items] == ["a.png", "c.png", "e.png", "f.png"]
         assert by_all.notes == [
-            "m: 2 of 4 images cannot be used and are left out.",
+            "m: 2 of 6 images cannot be used and are left out.",
             "m: b.jpg: the mask is black everywhere; paint in white what is to be learnt",
             "m: d.png: the mask is black everywhere; paint in white what is to be learnt",
         ]
         unseen = [replace(row, lit=None) for row in rows]  # verified by an earlier version
-        assert len(items_of(masks.model_copy(update={"mask_kind": "mask"}), unseen).items) == 4
+        assert len(items_of(masks.model_copy(update={"mask_kind": "mask"}), unseen).items) == 6

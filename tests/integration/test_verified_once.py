@@ -1,35 +1,28 @@
 """A file is verified once for a tenant, whatever dataset lists it and whoever dies meanwhile."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from services.cache_builder.verify import RULES, Verifier
-from services.objects.folder_store import FolderStore
 from services.objects.keys import upload_key
-from services.objects.signing import UrlSigner
 from services.processes.request_child import RequestChild
-from services.store import dataset_versions, datasets, deletions, verification
+from services.store import deletions, verification
 from services.store.database import Database
-from services.store.datasets import Dataset, DatasetFile, NewFile
+from tests.support.datasets import (
+    CountingStore,
+    based_on,
+    completed,
+    files_in,
+    seen,
+    upload,
+    verified,
+)
 from tests.support.pictures import picture as one_coloured
 from tests.support.runs import TenantDatabase
 from tests.support.verifying import open_verifier
-
-
-class CountingStore(FolderStore):
-    """A folder store that counts how often each object is read."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, UrlSigner(api_url="http://localhost", signing_key=b"k" * 32))
-        self.read = Counter[str]()
-
-    def get_to(self, key: str, path: Path) -> None:
-        self.read[key] += 1
-        super().get_to(key, path)
 
 
 @pytest.fixture
@@ -56,54 +49,6 @@ def picture(number: int) -> bytes:
 
 def pictures(numbers: range) -> dict[str, bytes]:
     return {f"{n:04d}.png": picture(n) for n in numbers}
-
-
-def declared(path: str, body: bytes) -> NewFile:
-    media = "caption" if path.endswith(".txt") else "image"
-    sha256 = hashlib.sha256(body).hexdigest()
-    return NewFile(path=path, media=media, size_bytes=len(body), sha256=sha256)
-
-
-def upload(tenant: TenantDatabase, store: CountingStore, files: Mapping[str, bytes]) -> None:
-    for body in files.values():
-        key = upload_key(tenant.tenant_id, hashlib.sha256(body).hexdigest())
-        store.put_bytes(key, body)
-
-
-def completed(tenant: TenantDatabase, files: Mapping[str, bytes]) -> str:
-    """A dataset of these files whose verification is due."""
-    with tenant.database.transaction() as conn:
-        listed = [declared(path, body) for path, body in files.items()]
-        dataset_id = datasets.create(conn, tenant.tenant_id, "photos", listed).dataset_id
-        datasets.complete(conn, tenant.tenant_id, dataset_id)
-    return dataset_id
-
-
-def based_on(tenant: TenantDatabase, base: str, files: Mapping[str, bytes], *removed: str) -> str:
-    """A completed dataset with the base's files, too, whose verification is due."""
-    with tenant.database.transaction() as conn:
-        listed = [declared(path, body) for path, body in files.items()]
-        made = datasets.create(conn, tenant.tenant_id, "more", listed, based_on=base).dataset_id
-        dataset_versions.take_over(conn, tenant.tenant_id, made, base=base, removed=removed)
-        datasets.complete(conn, tenant.tenant_id, made)
-    return made
-
-
-def seen(tenant: TenantDatabase, dataset_id: str) -> Dataset:
-    with tenant.database.transaction() as conn:
-        return datasets.get(conn, tenant.tenant_id, dataset_id)
-
-
-def files_in(tenant: TenantDatabase, dataset_id: str) -> list[DatasetFile]:
-    with tenant.database.transaction() as conn:
-        return datasets.files(conn, tenant.tenant_id, dataset_id)
-
-
-def verified(verifier: Verifier, tenant: TenantDatabase, dataset_id: str) -> Dataset:
-    """The dataset at the end of its verification."""
-    while seen(tenant, dataset_id).status == "verifying":
-        verifier.answer_ring(tenant.tenant_id, dataset_id)
-    return seen(tenant, dataset_id)
 
 
 def expire_leases(tenant: TenantDatabase) -> None:
@@ -156,7 +101,7 @@ def test_two_datasets_that_are_verified_in_turn_share_their_files(
     assert len(store.read) == 80
 
 
-def test_good_files_of_a_rejected_dataset_count_and_bad_ones_do_not(
+def test_good_files_beside_a_bad_one_count_and_the_bad_one_does_not(
     ada: TenantDatabase, store: CountingStore, verifier: Verifier
 ) -> None:
     files = pictures(range(3)) | {"torn.png": picture(9)[:60]}
@@ -166,8 +111,8 @@ def test_good_files_of_a_rejected_dataset_count_and_bad_ones_do_not(
 
     second = verified(verifier, ada, completed(ada, files))
 
-    assert (first.status, second.status) == ("rejected", "rejected")
-    assert [each["pointer"] for each in second.errors] == ["torn.png"]
+    assert (first.status, second.status) == ("ready", "ready")
+    assert [each["pointer"] for each in second.left_out] == ["torn.png"]
     assert sum(store.read.values()) == 1
     assert [each.width_px for each in files_in(ada, second.dataset_id)] == [64, 65, 66, None]
 

@@ -67,11 +67,14 @@ def end_verification(
     *,
     facts: Sequence[FileFacts] = (),
     problems: Sequence[Problem] = (),
+    left_out: Sequence[Problem] = (),
 ) -> None:
     """End it as a builder would that found this: ready, or rejected where there are problems."""
     work = verification.take(conn, tenant_id, dataset_id)
     assert work is not None
     files = list(verification.next_files(conn, work, rules=RULES))
-    recorded = verification.record(conn, work, files, facts, problems, rules=RULES)
+    recorded = verification.record(
+        conn, work, files, facts, problems, rules=RULES, left_out=left_out
+    )
     assert recorded is not None
     assert verification.finish(conn, recorded) is not None

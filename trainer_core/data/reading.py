@@ -162,7 +162,8 @@ class Broken:
     """The images of one backend that cannot be used, or whose captions cannot."""
 
     backend: Backend
-    folder: Path
+    place: str
+    """Where the files are, for the message."""
     images: int
     """All that were read."""
     errors: Sequence[BadImageError | BadCaptionError]
@@ -175,21 +176,18 @@ class Broken:
     def message(self) -> str:
         """All of them, each with what is wrong on a line of its own; at most 20."""
         many = len(self.errors)
-        files = f"{many} file{'s' * (many > 1)} in {self.folder}"
+        files = f"{many} file{'s' * (many > 1)} in {self.place}"
         return "\n  ".join((f"{self.backend.id}: {files} cannot be used:", *_shown(self.errors)))
 
     def warnings(self) -> list[str]:
-        """How many they are, and what is wrong with each; for a run that goes on without them."""
-        notes = left_out_notes(self.errors, of=self.images)
-        return [f"{self.backend.id}: {note}" for note in notes]
+        """How many they are, and what is wrong with each; for a run that goes on without them.
 
-
-def left_out_notes(errors: Sequence[BadImageError | BadCaptionError], of: int) -> list[str]:
-    """How many of a backend's images are left out, and what is wrong with each; at most 20."""
-    if not errors:
-        return []
-    are = "is" if len(errors) == 1 else "are"
-    return [f"{len(errors)} of {of} images cannot be used and {are} left out.", *_shown(errors)]
+        At most 20 are named.
+        """
+        many = len(self.errors)
+        are = "is" if many == 1 else "are"
+        left_out = f"{many} of {self.images} images cannot be used and {are} left out."
+        return [f"{self.backend.id}: {note}" for note in (left_out, *_shown(self.errors))]
 
 
 def _shown(errors: Sequence[BadImageError | BadCaptionError]) -> list[str]:
@@ -208,7 +206,7 @@ def sort_out(
     if not errors:
         return good, None
     broken = Broken(
-        backend=folder.backend, folder=folder.folder, images=len(readings), errors=errors
+        backend=folder.backend, place=str(folder.folder), images=len(readings), errors=errors
     )
     return good, broken
 

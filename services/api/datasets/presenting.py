@@ -16,6 +16,8 @@ def dataset_shape(row: DatasetRow) -> Dataset:
         errors=[ProblemItem(**error) for error in row.errors],
         num_files=row.num_files,
         verified_files=row.verified_files,
+        num_left_out=row.num_left_out,
+        left_out=[ProblemItem(**each) for each in row.left_out],
         digest=row.digest,
         based_on=row.based_on,
         links={"self": here, "uploads": "/v1/uploads", "complete": f"{here}:complete"},
@@ -32,6 +34,7 @@ def file_shape(row: FileRow) -> DatasetFile:
         sha256=row.sha256,
         width_px=row.width_px,
         height_px=row.height_px,
+        left_out=None if row.left_out is None else ProblemItem(pointer=row.path, **row.left_out),
     )
 
 

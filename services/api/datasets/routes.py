@@ -1,7 +1,7 @@
 """/v1/datasets and /v1/uploads: what there is, upload what is missing, complete."""
 
 from dataclasses import asdict
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import Field
@@ -62,18 +62,23 @@ def get_dataset(dataset_id: DatasetId, service: ServiceDep, tenant_id: TenantDep
 
 
 @router.get("/datasets/{dataset_id}/files", openapi_extra=needs("datasets:read", NotFoundError))
-def list_dataset_files(
+def list_dataset_files(  # noqa: PLR0917 - FastAPI calls it by names
     dataset_id: DatasetId,
     service: ServiceDep,
     tenant_id: TenantDep,
     limit: _Limit = 100,
     after: After[Text] = None,
+    left_out: Annotated[
+        Literal["only"] | None, Query(description="Only files that cannot be used.")
+    ] = None,
 ) -> Page[DatasetFile]:
     """The files of a dataset by path."""
     cursor = _path_of(after)
     with service.database.transaction(tenant_id) as conn:
         find_dataset(conn, tenant_id, dataset_id)
-        rows = datasets.files_page(conn, tenant_id, dataset_id, limit + 1, cursor)
+        rows = datasets.files_page(
+            conn, tenant_id, dataset_id, limit + 1, cursor, left_out=left_out is not None
+        )
     return page_of(rows, limit, file_shape, lambda row: row.path)
 
 

@@ -112,12 +112,17 @@ class Dataset(Shape):
     name: str
     status: Literal["uploading", "verifying", "ready", "rejected"]
     errors: list[ProblemItem]
-    """What is wrong with its files; the pointer is a file's path. It grows while the dataset is
-    verified, and verification stops after some hundred problems."""
+    """Why it is rejected; the pointer is a file's path. It grows while the dataset is verified, and
+    verification stops after some hundred problems."""
     num_files: int | None
     """Null until the dataset is completed."""
     verified_files: int
     """Files that are verified so far."""
+    num_left_out: int
+    """Pictures and captions among them that cannot be used. Runs go on without them, unless they
+    are more than half of the pictures."""
+    left_out: list[ProblemItem]
+    """The first of those, and why; ``/files?left_out=only`` lists all."""
     digest: str | None
     """``sha256:`` and 64 hex digits. Two datasets with the same files have the same one; null until
     the dataset is completed, and where that was before datasets had digests."""
@@ -139,6 +144,8 @@ class DatasetFile(Shape):
     width_px: int | None
     """Of an image, as it is displayed; null until it is verified, and for other files."""
     height_px: int | None
+    left_out: ProblemItem | None
+    """Why it cannot be used; null where it can, and until it is verified."""
 
 
 class DatasetChange(Shape):

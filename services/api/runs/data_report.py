@@ -235,6 +235,13 @@ def _counted(
     if not counts:
         why = "No image has a size that the data backends take."
         return _without(report, {"buckets": why, "cache": why})
+    warnings = [
+        f"{backend_id}: {row.num_left_out} files of {row.dataset_id} cannot be used; they are left "
+        "out."
+        for backend_id, row in rows.items()
+        if row.num_left_out
+    ]
+    report = report.model_copy(update={"warnings": warnings})
     found = _buckets(plan, counts, {})
     samples = sum(each.samples_per_epoch for each in found)
     area = sum(each.samples_per_epoch * each.width_px * each.height_px for each in found)

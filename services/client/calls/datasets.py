@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
 from services.client.call import Call, Json, Query, get, page, page_of, part, post
 from services.client.dataset_shapes import (
@@ -47,16 +47,25 @@ def list_datasets(*, limit: int = 20, after: str | None = None) -> Call[Page[Dat
 
 
 def get_dataset(dataset_id: str) -> Call[Dataset]:
-    """A dataset and, where it is rejected, what is wrong with which file."""
+    """A dataset, which files cannot be used and, where it is rejected, why."""
     return get(f"/v1/datasets/{part(dataset_id)}")
 
 
 def list_dataset_files(
-    dataset_id: str, *, limit: int = 100, after: str | None = None
+    dataset_id: str,
+    *,
+    limit: int = 100,
+    after: str | None = None,
+    left_out: Literal["only"] | None = None,
 ) -> Call[Page[DatasetFile]]:
-    """The files of a dataset by path; 1000 a page at most."""
+    """The files of a dataset by path; 1000 a page at most.
+
+    Args:
+        left_out: ``only``: those that cannot be used.
+    """
     path = f"/v1/datasets/{part(dataset_id)}/files"
-    return page(path, {"limit": limit, "after": after}, most=MAX_FILES_A_PAGE)
+    query: Query = {"limit": limit, "after": after, "left_out": left_out}
+    return page(path, query, most=MAX_FILES_A_PAGE)
 
 
 def diff_datasets(
