@@ -40,16 +40,7 @@ _HAVING: Final[Mapping[Trait, str]] = {
     "transparent": "transparent parts, become white",
 }
 _NAMED: Final = 3
-_BUCKET_COLUMNS: Final = (
-    "BACKEND",
-    "ROLE",
-    "BUCKET",
-    "IMAGES",
-    "CROPS",
-    "AN EPOCH",
-    "CUT AWAY",
-    "ENLARGED",
-)
+_BUCKET_COLUMNS: Final = ("BACKEND", "ROLE", "BUCKET", "IMAGES", "AN EPOCH", "CUT AWAY", "ENLARGED")
 _FOUND_COLUMNS: Final = ("BACKEND", "FOUND", "NUMBER", "FOR EXAMPLE")
 
 
@@ -71,12 +62,16 @@ def _buckets(report: DataReport) -> Iterator[tuple[object, ...]]:
                 backend.backend,
                 backend.role,
                 f"{bucket.width_px} x {bucket.height_px}",
-                bucket.images,
-                bucket.crops,
+                _images(bucket),
                 bucket.samples_per_epoch,
                 _cut_away(bucket),
                 _enlarged(bucket),
             )
+
+
+def _images(bucket: BucketReport) -> str:
+    crops = "" if bucket.crops == bucket.images else f", {bucket.crops} crops"
+    return f"{bucket.images}{crops}"
 
 
 def _cut_away(bucket: BucketReport) -> str:
