@@ -159,17 +159,19 @@ def compare(setting: Setting, records: int, width: Width) -> dict[str, Any]:
             for threads in (1, 8)
         }
         runs: dict[str, list[Run]] = {reader: [] for reader in readers}
+        failures: list[str] = []
         for turn in range(setting.rounds):
             first = turn % len(readers)
             for reader in readers[first:] + readers[:first]:
-                runs[reader].append(bench.measured(reader, steps=setting.steps))
-        paced = {
-            reader: bench.measured(reader, steps=setting.paced_steps, step_s=STEP_S)
-            for reader in readers
-        }
+                with _noting(failures, reader):
+                    runs[reader].append(bench.measured(reader, steps=setting.steps))
+        paced: dict[str, Run] = {}
+        for reader in readers:
+            with _noting(failures, reader):
+                paced[reader] = bench.measured(reader, steps=setting.paced_steps, step_s=STEP_S)
         step = random.randrange(5, setting.steps - _RESUMED_STEPS)  # noqa: S311 - a place, no secret
         resume = bench.resumed(OURS, runs[OURS][0]["ids"], step)
-    speeds = {reader: _median(runs[reader], "mb_per_s") for reader in readers}
+    speeds = {reader: _median(each, "mb_per_s") for reader, each in runs.items() if each}
     return {
         "records": records,
         "record_bytes": content.record_bytes,
@@ -187,13 +189,25 @@ def compare(setting: Setting, records: int, width: Width) -> dict[str, Any]:
         "peers": {
             peer: {
                 "version": _version(setting, peer),
-                **figures(runs[peer]),
-                **paced_figures(paced[peer]),
+                **(figures(runs[peer]) if runs[peer] else {}),
+                **(paced_figures(paced[peer]) if peer in paced else {}),
             }
             for peer in readers[1:]
         },
+        "failures": failures,
         "skipped": sorted(set(_PEERS) - set(readers)),
     }
+
+
+@contextmanager
+def _noting(failures: list[str], reader: str) -> Iterator[None]:
+    """A peer's run may fail, for example because it gives the wrong record. Ours may not."""
+    try:
+        yield
+    except RuntimeError as error:
+        if reader == OURS:
+            raise
+        failures.append(f"{reader}: {error}")
 
 
 def figures(runs: Sequence[Run]) -> dict[str, Any]:

@@ -203,6 +203,7 @@ def check_record(content: Content, record: int, tensors: Mapping[str, torch.Tens
             if tensors[name].shape != shape or tensors[name].dtype != _TYPES[dtype]:
                 raise RuntimeError(f"record {record}: {name} has another type or shape")
         first = tensors[next(iter(facts))].reshape(-1)[:32].view(torch.uint8)[:32]
-        expected = _first_bytes(content, kind)[record % DISTINCT[kind]]
-        if first.numpy().tobytes() != expected[:32]:
-            raise RuntimeError(f"record {record} has the {kind} of another one")
+        found, known = first.numpy().tobytes(), [each[:32] for each in _first_bytes(content, kind)]
+        if found != known[record % DISTINCT[kind]]:
+            whose = "another record" if found in known else "no record"
+            raise RuntimeError(f"record {record} has the {kind} of {whose}")

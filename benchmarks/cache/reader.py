@@ -44,6 +44,8 @@ def main() -> None:
     report(args.from_step)
     batches = _ahead(_batches(index, sampler(index), entries, args.from_step))
     take(batches, content, args, opened_s=opened_s, done=report)
+    # The thread still reads. Python would end it within torch's code, which aborts the process.
+    os._exit(0)
 
 
 def _batches(index: DataIndex, order: Sampler, entries: EntryFolder, first: int) -> Iterator[Batch]:
