@@ -14,7 +14,7 @@ from services.cli import output
 if TYPE_CHECKING:
     from trainer_core.config.simpletuner.source_types import PictureSource
     from trainer_core.progress import Reporter
-    from trainer_core.sources.fetching import Surroundings
+    from trainer_core.sources.surroundings import Surroundings
     from trainer_core.web.public_addresses import Network
 
 AllowNetwork = Annotated[
@@ -51,7 +51,8 @@ def surroundings(
 ) -> "Surroundings":
     """Where sources are fetched to; ``folders``: where files that they name are looked up."""
     from trainer_core.base_models.describe import home_of
-    from trainer_core.sources.fetching import Surroundings, sources_in
+    from trainer_core.sources.fetching import sources_in
+    from trainer_core.sources.surroundings import Surroundings
 
     return Surroundings(root=sources_in(home_of(env)), folders=folders, allowed=allowed)
 

@@ -13,7 +13,8 @@ from trainer_core.config.simpletuner.source_types import CsvSource, PictureSourc
 from trainer_core.process.control import StopRequestedError
 from trainer_core.progress import SilentReporter
 from trainer_core.sources.errors import SourceError
-from trainer_core.sources.fetching import FetchedSource, Surroundings, fetch_source
+from trainer_core.sources.fetching import FetchedSource, fetch_source
+from trainer_core.sources.surroundings import Surroundings
 
 OWN, INSIDE = "127.0.0.2", "127.0.0.1"
 

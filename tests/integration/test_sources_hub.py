@@ -23,7 +23,8 @@ from trainer_core.config.simpletuner.source_types import (
 from trainer_core.process.control import StopRequestedError
 from trainer_core.progress import SilentReporter
 from trainer_core.sources.errors import SourceError
-from trainer_core.sources.fetching import FetchedSource, Surroundings, fetch_source
+from trainer_core.sources.fetching import FetchedSource, fetch_source
+from trainer_core.sources.surroundings import Surroundings
 
 NAME = "someone/cats"
 

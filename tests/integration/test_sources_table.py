@@ -17,7 +17,8 @@ from trainer_core.config.simpletuner.source_types import (
 )
 from trainer_core.progress import SilentReporter
 from trainer_core.sources.errors import SourceError
-from trainer_core.sources.fetching import FetchedSource, Surroundings, fetch_source
+from trainer_core.sources.fetching import FetchedSource, fetch_source
+from trainer_core.sources.surroundings import Surroundings
 
 ROWS: list[dict[str, Any]] = [
     {"id": "1", "text": " one\nline ", "tags": "t"},

@@ -20,6 +20,8 @@ class File:
     """None: the length of the body; -1: none is declared, and the connection's end ends it."""
     failures: int = 0
     """So many requests are answered 503 first."""
+    then: "File | None" = None
+    """The answer to later requests, where it is another one."""
     is_held: bool = False
     """Half the body comes when the server is closed or released."""
 
@@ -58,6 +60,8 @@ class FileServer:
         file = self.files.get(path, File(status=404))
         if self.requests.count(path) <= file.failures:
             file = File(status=503)
+        if file.then is not None:
+            self.files[path] = file.then
         request.send_response(file.status)
         for name, value in file.headers.items():
             request.send_header(name, value)

@@ -8,6 +8,7 @@ from tests.unit.config_examples import SMALL_CONFIG, import_small, notices_of, p
 from trainer_core.config.simpletuner.importer import Imported
 from trainer_core.config.simpletuner.local_backends import as_local, sources_of
 from trainer_core.config.simpletuner.source_types import (
+    BucketSource,
     CaptionColumns,
     CsvSource,
     FolderSource,
@@ -104,8 +105,48 @@ def test_keys_of_tables() -> None:
     assert not table.table.has_suffixes
 
 
-@pytest.mark.parametrize("backend", [BUCKET, TARS])
-def test_buckets_and_tar_files_are_not_built_and_the_way_is_told(backend: dict[str, Any]) -> None:
+@pytest.mark.parametrize("in_block", [False, True])
+@pytest.mark.parametrize("prefix", ["cats/", "cats", "/cats/", None])
+def test_keys_of_a_bucket(in_block: bool, prefix: str | None) -> None:
+    keys = {key: value for key, value in BUCKET.items() if key.startswith("aws_")}
+    keys |= {"aws_region_name": "eu-1", "aws_data_prefix": prefix, "aws_session_token": "t"}
+    backend: dict[str, Any] = {"id": "bucket", "type": "aws", "caption_strategy": "textfile"}
+    backend |= {"aws": keys} if in_block else keys
+    found = source_of(backend)
+    assert found == PictureSource(
+        place=BucketSource(
+            bucket="pictures",
+            prefix="cats/" if prefix else "",
+            endpoint="http://localhost:7480",
+            region="eu-1",
+            access_key="AKIAEXAMPLE",
+            secret_key="not-for-eyes",
+            session_token="t",
+        ),
+        wants_captions=True,
+    )
+    assert not {"not-for-eyes", "AKIAEXAMPLE"} & set(repr(found).split("'"))
+
+
+def test_captions_of_a_bucket_are_those_of_files() -> None:
+    plain = {"id": "b", "type": "aws", "aws_bucket_name": "pictures", "instance_data_dir": "/in"}
+    found = source_of(plain)
+    assert isinstance(found.place, BucketSource)
+    assert (found.place.prefix, found.place.endpoint, found.place.access_key) == ("in/", None, None)
+    assert not found.wants_captions
+    assert local(plain).plan.identity.backends[0].caption_strategy == "filename"
+    table = {**plain, "caption_strategy": "parquet", "parquet": TABLE["parquet"]}
+    assert source_of(table).table == source_of(TABLE).table
+    assert local(table).plan.identity.backends[0].caption_strategy == "textfile"
+    for backend, strategy in ((plain, None), (table, "textfile")):
+        (sent,) = as_local([backend], local(backend).sources)
+        assert isinstance(sent, dict)
+        assert sent.get("caption_strategy") == strategy
+        assert "aws_bucket_name" not in sent
+
+
+@pytest.mark.parametrize("backend", [TARS])
+def test_tar_files_are_not_built_and_the_way_is_told(backend: dict[str, Any]) -> None:
     problems = problems_of({"output_dir": "out"}, backends=[backend], source="local", messages=True)
     (message,) = (text for _, text in problems)
     assert message == (
@@ -116,14 +157,14 @@ def test_buckets_and_tar_files_are_not_built_and_the_way_is_told(backend: dict[s
 
 def test_the_plan_is_that_of_the_files_once_they_are_there() -> None:
     """So a run goes on where its pictures were pushed or copied, and no secret is in a plan."""
-    for backend in (CSV, HUB, TABLE):
+    for backend in (CSV, HUB, TABLE, {**BUCKET, "caption_strategy": "textfile"}):
         elsewhere = local(backend)
         files = local(
             {"id": backend["id"], "instance_data_dir": "pics", "caption_strategy": "textfile"}
         )
         assert elsewhere.plan.identity == files.plan.identity
         assert "not-for-eyes" not in elsewhere.plan.model_dump_json()
-        (sent,) = as_local([backend], {backend["id"]})
+        (sent,) = as_local([backend], elsewhere.sources)
         over_http = import_small(backends=[sent]).plan
         assert over_http.identity.backends == elsewhere.plan.identity.backends
     names = {**HUB, "caption_strategy": "instanceprompt", "instance_prompt": "a cat"}
@@ -166,6 +207,17 @@ def test_masks_come_from_elsewhere_too() -> None:
         ({**HUB, "hf_token": {"a": "not-for-eyes"}}, "hf_token", "bad_value"),
         ({**CSV, "source_max_rows": 0}, "source_max_rows", "bad_value"),
         ({**HUB, "type": "ftp"}, "type", "bad_value"),
+        ({"id": "a", "type": "aws"}, "aws_bucket_name", "missing"),
+        ({**BUCKET, "aws_bucket_name": "s3://pictures/cats"}, "aws_bucket_name", "bad_value"),
+        ({**BUCKET, "aws_endpoint_url": "localhost:9000"}, "aws_endpoint_url", "bad_value"),
+        ({**BUCKET, "aws_endpoint_url": "https://a:not-for-eyes@b"}, "aws_endpoint_url",
+         "bad_value"),
+        ({**BUCKET, "aws_access_key_id": None}, "aws_access_key_id", "missing"),
+        ({**BUCKET, "aws_secret_access_key": ""}, "aws_secret_access_key", "missing"),
+        ({**BUCKET, "aws_secret_access_key": ["not-for-eyes"]}, "aws_secret_access_key",
+         "bad_value"),
+        ({**BUCKET, "aws": {"aws_bucket": "not-for-eyes"}}, "aws/aws_bucket", "unknown_option"),
+        ({**BUCKET, "caption_strategy": "csv"}, "caption_strategy", "conflict"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_is_pointed_at(backend: dict[str, Any], at: str, code: str) -> None:

@@ -33,7 +33,8 @@ from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
 from trainer_core.process.node_cache import node_cache_of
 from trainer_core.progress import Reporter
-from trainer_core.sources.fetching import Surroundings, fetch_source, sources_in
+from trainer_core.sources.fetching import fetch_source, sources_in
+from trainer_core.sources.surroundings import Surroundings
 from trainer_core.web.public_addresses import Network
 from trainer_core.weights.start_adapter import FoundStart
 

@@ -23,3 +23,7 @@ class UnreachableError(SourceError):
 
 class RowError(Exception):
     """One row has no usable picture, and is left out; the message says why, and names the row."""
+
+
+class ChangedError(RowError):
+    """The row is not what it was when it was listed: another listing has its new content."""

@@ -23,7 +23,7 @@ from trainer_core.sources.parquet_rows import (
     rows_of_file,
 )
 from trainer_core.sources.places import SourcePlace
-from trainer_core.sources.rows import Row, Tally, store_rows, suffix_in
+from trainer_core.sources.rows import Row, Tally, refuse, store_rows, suffix_in
 from trainer_core.sources.shards import OpenShard, Shard, ShardReader, store_shards
 from trainer_core.web.fetching import FetchLimits
 from trainer_core.web.public_addresses import Network
@@ -217,7 +217,7 @@ def _read_parquet(
                 _write_content, content, source=source, stopping=stopping, allowed=allowed
             )
         except RowError as error:
-            name, write = "", functools.partial(_refuse, str(error))
+            name, write = "", functools.partial(refuse, str(error))
         return Row(
             key=_key(split, before + number),
             token=f"{shard.oid}:{number}",
@@ -254,7 +254,3 @@ def _write_content(
         raise RowError(f"{len(content):,} bytes, more than source_max_file_mb allows")
     else:
         to.write_bytes(content)
-
-
-def _refuse(why: str, _to: Path) -> None:
-    raise RowError(why)

@@ -1,7 +1,12 @@
 """How many rows of a source are fetched."""
 
-from trainer_core.config.simpletuner.source_types import MAX_ROWS
+from collections.abc import Mapping
+from typing import TypeVar
+
+from trainer_core.config.simpletuner.source_types import MAX_ROWS, PictureSource
 from trainer_core.sources.errors import SourceError
+
+T = TypeVar("T")
 
 
 def check_rows(number: int) -> None:
@@ -18,3 +23,11 @@ def cut_note(number: int, kept: int) -> tuple[str, ...]:
     if kept == number:
         return ()
     return (f"the first {kept:,} of {number:,} rows are taken, as source_max_rows asks",)
+
+
+def limited(rows: Mapping[str, T], source: PictureSource) -> dict[str, T]:
+    """The rows that are taken; raises SourceError where there are more than may be fetched."""
+    if source.max_rows is None:
+        check_rows(len(rows))
+    most = source.max_rows or MAX_ROWS
+    return dict(item for _, item in zip(range(most), rows.items(), strict=False))

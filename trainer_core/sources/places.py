@@ -101,6 +101,10 @@ class SourcePlace:
         row = self._earlier.by_token.get(token) if token else self._earlier.by_key.get(key)
         return row.file if row is not None and row.token == token else None
 
+    def has_content(self, token: str) -> bool:
+        """Whether a picture of this content is there, in this revision or an earlier one."""
+        return token in self._known.by_token or token in self._earlier.by_token
+
     def of_shard(self, oid: str) -> Mapping[str, KnownRow]:
         """Token → row of what came from one large file, in this revision."""
         return self._known.by_shard.get(oid, {})

@@ -13,7 +13,7 @@ from typing import Final
 from trainer_core.data.formats import CAPTION_SUFFIX, IMAGE_SUFFIXES, suffix_of
 from trainer_core.data.images import inspect_image, suffix_of_content
 from trainer_core.disk import writing
-from trainer_core.errors import BadImageError
+from trainer_core.errors import BadCaptionError, BadImageError
 from trainer_core.progress import Reporter
 from trainer_core.sources.errors import RowError
 from trainer_core.sources.places import SourcePlace
@@ -24,6 +24,7 @@ _WAITING: Final = 4 * _THREADS
 _NAMED_AT_MOST: Final = 3
 _CHECK_SPACE_EVERY: Final = 50
 _TOLD_EVERY_S: Final = 0.2
+_MAX_NAME_BYTES: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +39,8 @@ class Row:
     """As far as it is known; the content decides where it is no suffix of pictures."""
     label: str
     """Names the row in a message."""
-    captions: tuple[str, ...] | None
-    """Each a line; None: no caption file is written."""
+    captions: tuple[str, ...] | str | None
+    """Each a line; or the text of a caption file as it is; None: no caption file is written."""
     write: Callable[[Path], None]
     """Writes the picture's bytes; raises RowError, FetchError or OSError."""
 
@@ -136,7 +137,7 @@ def _count(
             name = future.result()
         except RowError as error:
             tally.leave_out(f"{row.label}: {error}")
-        except (BadImageError, FetchError) as error:
+        except (BadImageError, BadCaptionError, FetchError) as error:
             tally.leave_out(error.message)
         else:
             tally.pictures += 1
@@ -188,7 +189,9 @@ def _write_captions(row: Row, file: Path) -> None:
     if row.captions is None:
         return
     target = file.with_suffix(CAPTION_SUFFIX)
-    text = "".join(f"{one_line(each)}\n" for each in row.captions)
+    text = row.captions
+    if not isinstance(text, str):
+        text = "".join(f"{one_line(each)}\n" for each in text)
     if not text:
         target.unlink(missing_ok=True)
         return
@@ -221,26 +224,40 @@ def safe_key(path: str) -> str:
 
     Without the suffix.
     """
-    parts = [part.strip().lstrip(".") for part in PurePosixPath(path.replace("\\", "/")).parts]
-    plain = ["".join(c if c.isprintable() else "_" for c in part)[:100] for part in parts]
-    kept = [part for part in plain if part and part != "/"]
-    return PurePosixPath(*kept).with_suffix("").as_posix() if kept else "_"
+    at = PurePosixPath(path.replace("\\", "/"))
+    parts = at.with_suffix("").parts if at.name else at.parts
+    plain = [
+        "".join(c if c.isprintable() else "_" for c in part.strip().lstrip(".")) for part in parts
+    ]
+    kept = [_cut(part) for part in plain if part and part != "/"]
+    return "/".join(kept) if kept else "_"
 
 
-def own_key(key: str, path: str, taken: set[str]) -> str:
+def _cut(name: str) -> str:
+    """As much of a name as a file's may have beside what is added to it; disks count bytes."""
+    return name.encode()[:_MAX_NAME_BYTES].decode(errors="ignore").strip()
+
+
+def own_key(key: str, path: str, taken: set[str], *, suffix: str = "") -> str:
     """A key for the file of this path that no other row has; it is added to ``taken``.
 
     A key has no suffix and is cut, so that several files may ask for the same one. So may names
     that differ in case only, which are one file on some disks, and in a dataset of the service.
+    ``suffix``: of the file, where it alone is written, so that another suffix makes another file.
     """
-    if _folded(key) in taken:
+    if _folded(f"{key}{suffix}") in taken:
         key = f"{key}-{hashlib.sha256(path.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
-    taken.add(_folded(key))
+    taken.add(_folded(f"{key}{suffix}"))
     return key
 
 
 def _folded(key: str) -> str:
     return unicodedata.normalize("NFC", key).casefold()
+
+
+def refuse(why: str, _to: Path) -> None:
+    """``write`` of a row that has no usable picture."""
+    raise RowError(why)
 
 
 def suffix_in(path: str) -> str:

@@ -33,7 +33,7 @@ class NameNotFoundError(Exception):
 
 
 class CheckedNetwork(NetworkBackend):
-    """Opens the connections of one request, all of which end at a deadline."""
+    """Opens connections, all of which end at a deadline: that of the request under way."""
 
     def __init__(self, *, allowed: Sequence[Network], takes_public: bool, timeout_s: float) -> None:
         """
@@ -44,8 +44,12 @@ class CheckedNetwork(NetworkBackend):
         """
         self._allowed = allowed
         self._takes_public = takes_public
-        self._ends_at = time.monotonic() + timeout_s
+        self.ends_at = time.monotonic() + timeout_s
         self._network = SyncBackend()
+
+    def renew(self, timeout_s: float) -> None:
+        """Begin another request, which may use a connection that is kept: it has its own time."""
+        self.ends_at = time.monotonic() + timeout_s
 
     def connect_tcp(
         self,
@@ -58,7 +62,7 @@ class CheckedNetwork(NetworkBackend):
         """Raises NameNotFoundError, AddressRefusedError and httpcore's errors of connections."""
         addresses = [each for each in _addresses_of(host, port) if self._may_reach(each)]
         for position, address in enumerate(addresses, start=1):
-            left_s = _left_s(self._ends_at, timeout, ConnectTimeout)
+            left_s = _left_s(self.ends_at, timeout, ConnectTimeout)
             try:
                 stream = self._network.connect_tcp(
                     address, port, left_s, local_address, socket_options
@@ -67,7 +71,7 @@ class CheckedNetwork(NetworkBackend):
                 if position == len(addresses):
                     raise
                 continue
-            return _TimedStream(stream, self._ends_at)
+            return _TimedStream(stream, self)
         raise AddressRefusedError
 
     def _may_reach(self, address: str) -> bool:
@@ -81,15 +85,15 @@ class CheckedNetwork(NetworkBackend):
 class _TimedStream(NetworkStream):
     """A connection whose reads and writes end at a deadline, however little each one brings."""
 
-    def __init__(self, stream: NetworkStream, ends_at: float) -> None:
+    def __init__(self, stream: NetworkStream, network: CheckedNetwork) -> None:
         self._stream = stream
-        self._ends_at = ends_at
+        self._network = network
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left_s(self._ends_at, timeout, ReadTimeout))
+        return self._stream.read(max_bytes, _left_s(self._network.ends_at, timeout, ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left_s(self._ends_at, timeout, WriteTimeout))
+        self._stream.write(buffer, _left_s(self._network.ends_at, timeout, WriteTimeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -100,9 +104,9 @@ class _TimedStream(NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> NetworkStream:
-        left_s = _left_s(self._ends_at, timeout, ConnectTimeout)
+        left_s = _left_s(self._network.ends_at, timeout, ConnectTimeout)
         stream = self._stream.start_tls(ssl_context, server_hostname, left_s)
-        return _TimedStream(stream, self._ends_at)
+        return _TimedStream(stream, self._network)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -10,7 +10,8 @@ import functools
 import os
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -108,18 +109,16 @@ def fetch(
     """
     network = CheckedNetwork(allowed=allowed, takes_public=True, timeout_s=limits.timeout_s)
     at = _quoted(url)
-    with httpcore.ConnectionPool(ssl_context=_tls(), network_backend=network) as pool:
+    with httpcore.ConnectionPool(ssl_context=tls_context(), network_backend=network) as pool:
         for _ in range(limits.max_redirects + 1):
             _check(at, _quoted(url))
-            try:
-                with pool.stream("GET", at, headers=_HEADERS, extensions=_PATIENCE) as answer:
-                    target = _target(answer, at)
-                    if target is None:
-                        return _kept(answer, at, to, limits, stopping or threading.Event())
-            except (OSError, FetchError):
-                raise
-            except Exception as error:
-                raise _as_fetch_error(at, error) from error
+            with (
+                errors_of(at),
+                pool.stream("GET", at, headers=_HEADERS, extensions=_PATIENCE) as answer,
+            ):
+                target = _target(answer, at)
+                if target is None:
+                    return _kept(answer, at, to, limits, stopping or threading.Event())
             at = _quoted(target)
     raise FetchError(url, f"more than {limits.max_redirects} redirects")
 
@@ -196,6 +195,17 @@ def _header(answer: httpcore.Response, name: bytes) -> str:
     return next(found, b"").decode("latin-1").strip()
 
 
+@contextmanager
+def errors_of(url: str) -> Iterator[None]:
+    """Raise the errors of a connection as FetchError, with the error as its cause."""
+    try:
+        yield
+    except (OSError, FetchError):
+        raise
+    except Exception as error:
+        raise _as_fetch_error(url, error) from error
+
+
 def _as_fetch_error(at: str, error: Exception) -> FetchError:
     """The reason in words; raises the error again where it is none of the network's."""
     match error:
@@ -216,6 +226,6 @@ def _as_fetch_error(at: str, error: Exception) -> FetchError:
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
     """Trusts SSL_CERT_FILE, or else the certificates of certifi, as httpx does."""
     return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())

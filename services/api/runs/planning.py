@@ -26,7 +26,7 @@ from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import Notice, PlanError
 from trainer_core.config.plan.work import expected_px, work_of
 from trainer_core.config.simpletuner.importer import Imported, import_run
-from trainer_core.config.simpletuner.other_backend_keys import SECRET_KEYS
+from trainer_core.config.simpletuner.other_backend_keys import without_credentials
 from trainer_core.config.simpletuner.reading import option_name
 from trainer_core.config.simpletuner.start import INIT_LORA
 
@@ -147,12 +147,7 @@ def plan_request(
 
 def _without_credentials(request: dict[str, Any]) -> dict[str, Any]:
     """The request without credentials of data backends: they have no effect, so none is stored."""
-    backends = [
-        {key: value for key, value in each.items() if option_name(key) not in SECRET_KEYS}
-        if isinstance(each, dict)
-        else each
-        for each in request["data_backends"]
-    ]
+    backends = [without_credentials(each) for each in request["data_backends"]]
     return {**request, "data_backends": backends}
 
 

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from trainer_core.config.plan import Backend
 from trainer_core.config.simpletuner import captions, crops, mixing, sizes
+from trainer_core.config.simpletuner.bucket_keys import BUCKET_KEYS
 from trainer_core.config.simpletuner.captions import BACKEND_CAPTIONS, captions_of
 from trainer_core.config.simpletuner.crops import (
     BACKEND_CROPS,
@@ -103,8 +104,8 @@ _BACKEND.not_built("timestep_sampling_offset", "Leave it out.", 0, type_="float"
 _BACKEND.not_built("enable_nsfw_check", "Leave it out.", False, type_="bool")
 
 BACKEND_OPTIONS: Final = joined(
-    *(_BACKEND, SOURCES, BACKEND_SIZES, BACKEND_CROPS, BACKEND_CAPTIONS, BACKEND_MIXING),
-    *(MASKS, OTHER_BACKEND_KEYS),
+    *(_BACKEND, SOURCES, BUCKET_KEYS, BACKEND_SIZES, BACKEND_CROPS, BACKEND_CAPTIONS),
+    *(BACKEND_MIXING, MASKS, OTHER_BACKEND_KEYS),
 )
 """Key of a data backend → row."""
 

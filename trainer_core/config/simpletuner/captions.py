@@ -12,6 +12,7 @@ from trainer_core.config.simpletuner.sources import (
     WrittenStrategy,
     check_strategy,
     default_strategy_of,
+    has_names,
 )
 from trainer_core.config.simpletuner.verdicts import Option, Table, same
 
@@ -168,7 +169,7 @@ def _strategy_of(options: Options, config: Options) -> WrittenStrategy:
     strategy = options[_OWN_STRATEGY] or config[_STRATEGY]
     if strategy is None or (not options.given(_OWN_STRATEGY) and default_strategy_of(kind)):
         strategy = default_strategy_of(kind) or "filename"
-        if kind == "local" and options.is_missing(_OWN_STRATEGY) and config.is_missing(_STRATEGY):
+        if has_names(kind) and options.is_missing(_OWN_STRATEGY) and config.is_missing(_STRATEGY):
             message = "is not given: the captions are the names of the files, as in SimpleTuner."
             options.handled(_OWN_STRATEGY, message)
     check_strategy(strategy, kind, options, _OWN_STRATEGY)

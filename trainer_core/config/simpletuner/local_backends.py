@@ -1,7 +1,7 @@
 """Backends whose pictures were fetched, written as local ones that read the same files."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, get_args
 
 from pydantic import JsonValue
 
@@ -9,7 +9,7 @@ from trainer_core.config.simpletuner.backends import backends_of
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, option_name, read_options, text_of
 from trainer_core.config.simpletuner.source_types import PictureSource
-from trainer_core.config.simpletuner.sources import SOURCES
+from trainer_core.config.simpletuner.sources import SOURCE_KEYS, RowStrategy
 
 _ANY_AREA_PX: Final = 1 << 40
 _STRATEGY: Final = "caption_strategy"
@@ -26,25 +26,29 @@ def sources_of(
     return backends_of(data_backends, options, _ANY_AREA_PX).sources
 
 
-def as_local(data_backends: Sequence[JsonValue], fetched: Collection[str]) -> list[JsonValue]:
+def as_local(
+    data_backends: Sequence[JsonValue], fetched: Mapping[str, PictureSource]
+) -> list[JsonValue]:
     """The backends with local ones in place of those that were fetched.
 
     Their captions are text files then, unless they are names or one prompt.
     """
     return [
-        _local(item) if isinstance(item, dict) and _id_in(item) in fetched else item
+        _local(item, source)
+        if isinstance(item, dict) and (source := fetched.get(_id_in(item) or "")) is not None
+        else item
         for item in data_backends
     ]
 
 
-def _local(item: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+def _local(item: Mapping[str, JsonValue], source: PictureSource) -> dict[str, JsonValue]:
     kept: dict[str, Any] = {
         key: value
         for key, value in item.items()
-        if option_name(key) not in SOURCES.rows and option_name(key) != "metadata_backend"
+        if option_name(key) not in SOURCE_KEYS and option_name(key) != "metadata_backend"
     }
     written = next((key for key in kept if option_name(key) == _STRATEGY), _STRATEGY)
-    if kept.get(written) not in ("filename", "textfile", "instanceprompt", "instance_prompt"):
+    if source.wants_captions or kept.get(written) in get_args(RowStrategy):
         kept[written] = "textfile"
     return {**kept, "type": "local"}
 

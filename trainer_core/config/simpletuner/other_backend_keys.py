@@ -2,6 +2,9 @@
 
 from typing import Final
 
+from pydantic import JsonValue
+
+from trainer_core.config.simpletuner.reading import option_name
 from trainer_core.config.simpletuner.verdicts import Table
 
 OTHER_BACKEND_KEYS: Final = Table()
@@ -55,11 +58,24 @@ OTHER_BACKEND_KEYS.handled(
     "Pictures from elsewhere are fetched once and kept as files; there is nothing to set.",
 )
 OTHER_BACKEND_KEYS.no_effect(
-    "aws csv data_files video_column composite_image_column split_composite_images",
+    "csv data_files video_column composite_image_column split_composite_images",
     "It is not read here.",
 )
 OTHER_BACKEND_KEYS.refused("ssl_no_verify", "Certificates are always checked: leave it out.")
-SECRET_KEYS: Final = frozenset(
+_SECRET_KEYS: Final = frozenset(
     {"aws_access_key_id", "aws_secret_access_key", "aws_session_token", "auth_token", "hf_token"}
 )
-"""Keys whose values are credentials. They have no effect, and must not be stored."""
+"""Keys whose values are credentials. They have no effect over HTTP, and must not be stored."""
+
+
+def without_credentials(value: JsonValue) -> JsonValue:
+    """A data backend without credentials, also without those in its blocks such as ``aws``."""
+    if isinstance(value, list):
+        return [without_credentials(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: without_credentials(each)
+        for key, each in value.items()
+        if option_name(key) not in _SECRET_KEYS
+    }

@@ -81,7 +81,23 @@ class FolderSource:
     folder: str
 
 
-Place = CsvSource | HubSource | FolderSource
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BucketSource:
+    """The objects of an S3 bucket below a prefix."""
+
+    bucket: str
+    prefix: str
+    """Empty, or ends with ``/``: a folder, so that ``cats`` has no picture of ``cats2``."""
+    endpoint: str | None
+    """None: Amazon's own, or what boto3's configuration says."""
+    region: str | None
+    access_key: str | None = field(default=None, repr=False)
+    """None: as boto3 finds it in the environment and its files."""
+    secret_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+
+Place = CsvSource | HubSource | FolderSource | BucketSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

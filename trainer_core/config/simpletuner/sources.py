@@ -1,6 +1,6 @@
-"""Keys of data backends whose pictures are elsewhere: lists, and datasets of the Hub.
+"""Keys of data backends whose pictures are elsewhere: lists, datasets of the Hub, and buckets.
 
-Those of buckets and tar files are known, too, but nothing reads them yet.
+Those of tar files are known, too, but nothing reads them yet.
 """
 
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from trainer_core.config.plan import CaptionStrategy
 from trainer_core.config.simpletuner import source_columns as blocks
+from trainer_core.config.simpletuner.bucket_keys import BUCKET_KEYS, OF_BUCKETS, bucket_place
 from trainer_core.config.simpletuner.reading import Options, Source
 from trainer_core.config.simpletuner.source_types import (
     MAX_FILE_BYTES,
@@ -19,7 +20,7 @@ from trainer_core.config.simpletuner.source_types import (
     Place,
     SourceKind,
 )
-from trainer_core.config.simpletuner.verdicts import Option, Table
+from trainer_core.config.simpletuner.verdicts import Option, Table, joined
 
 RowStrategy = Literal["parquet", "csv", "huggingface", "webshart"]
 """Captions that come with the rows that pictures are fetched from."""
@@ -30,9 +31,9 @@ KIND: Final[Option[SourceKind]] = SOURCES.choice(
     "type",
     SourceKind,
     "local",
-    "Where the pictures are: a local folder, a csv list of addresses, or a dataset of the Hub "
-    "(huggingface). In a local run they are fetched first; the service takes local, with the "
-    "images as files. A bucket of S3 (aws) and tar files (webshart) are not built yet.",
+    "Where the pictures are: a local folder, a csv list of addresses, a dataset of the Hub "
+    "(huggingface), or a bucket of S3 (aws). In a local run they are fetched first; the service "
+    "takes local, with the images as files. Tar files (webshart) are not built yet.",
     known=("memory",),
     nearest="local, with the images as files",
 )
@@ -65,15 +66,6 @@ _TOKEN: Final = SOURCES.secret(
     "hf_token", "huggingface, webshart: a token of the Hub; by default HF_TOKEN."
 )
 SOURCES.alias("auth_token", _TOKEN)
-_BUCKET: Final = SOURCES.text("aws_bucket_name", None, "aws: the bucket.")
-_PREFIX: Final = SOURCES.text("aws_data_prefix", None, "aws: the pictures are below this prefix.")
-_ENDPOINT: Final = SOURCES.text("aws_endpoint_url", None, "aws: address of another service of S3.")
-_REGION: Final = SOURCES.text("aws_region_name", None, "aws: the region.")
-_ACCESS: Final = SOURCES.secret(
-    "aws_access_key_id", "aws: by default as boto3 finds it, such as in AWS_ACCESS_KEY_ID."
-)
-_SECRET: Final = SOURCES.secret("aws_secret_access_key", "aws: the secret of that key.")
-_SESSION: Final = SOURCES.secret("aws_session_token", "aws: the token of a session.")
 _TARS: Final = SOURCES.text(
     "source",
     None,
@@ -110,24 +102,28 @@ _MAX_FILE: Final = SOURCES.integer(
 FOLDER: Final = SOURCES.path("instance_data_dir", "Folder of the images, in a local run.")
 SOURCES.alias("instance_data_root", FOLDER)
 
+SOURCE_KEYS: Final = joined(SOURCES, BUCKET_KEYS)
+"""Every key that says where pictures are."""
 _OWN: Final[dict[SourceKind, tuple[Option[object], ...]]] = {
     "local": (FOLDER, _TABLE),
     "csv": (_CSV_FILE, _CSV_URL, _CSV_CAPTION),
     "huggingface": (
         *(_DATASET, _SPLIT, _REVISION, _CONFIG, _IMAGE, _CAPTION, _FALLBACK, _HUB, _TOKEN),
     ),
-    "aws": (_BUCKET, _PREFIX, _ENDPOINT, _REGION, _ACCESS, _SECRET, _SESSION, _TABLE, FOLDER),
+    "aws": (*OF_BUCKETS, _TABLE, FOLDER),
     "webshart": (_TARS, _TAR_METADATA, _SUBFOLDER, _TAR_OPTIONS, _TOKEN),
     "webdataset": (_TARS, _SUBFOLDER, _TOKEN),
 }
 """The keys of each type."""
+_OF_FILES: Final = ("filename", "textfile", "instanceprompt", "parquet")
 _STRATEGIES: Final[Mapping[SourceKind, tuple[WrittenStrategy, ...]]] = {
-    "local": ("filename", "textfile", "instanceprompt", "parquet"),
+    "local": _OF_FILES,
+    "aws": _OF_FILES,
     "csv": ("csv", "instanceprompt"),
     "huggingface": ("huggingface", "instanceprompt"),
 }
-"""Where captions may come from, by type that is fetched; the first is the default but of local."""
-_NOT_FETCHED: Final[tuple[SourceKind, ...]] = ("aws", "webshart", "webdataset")
+"""Where captions may come from, by type that is fetched; the first is the default."""
+_NOT_FETCHED: Final[tuple[SourceKind, ...]] = ("webshart", "webdataset")
 """Types whose keys are known, and whose pictures are not fetched yet."""
 _BRING_FILES: Final = (
     "copy its pictures into a folder, with captions in text files beside them, and write type local"
@@ -138,9 +134,14 @@ _PUSH: Final = (
 )
 
 
+def has_names(kind: SourceKind) -> bool:
+    """Whether the pictures are files with names and with files beside them, and no rows."""
+    return _STRATEGIES[kind] is _OF_FILES
+
+
 def default_strategy_of(kind: SourceKind) -> WrittenStrategy | None:
     """The source of captions where none is given; None: that of files."""
-    return None if kind == "local" else _STRATEGIES[kind][0]
+    return None if has_names(kind) else _STRATEGIES[kind][0]
 
 
 def check_strategy(
@@ -210,7 +211,9 @@ def _place_of(kind: SourceKind, options: Options) -> Place | None:
             return _csv_place(options)
         case "huggingface":
             return _hub_place(options)
-        case "aws" | "webshart" | "webdataset":
+        case "aws":
+            return bucket_place(options, FOLDER)
+        case "webshart" | "webdataset":
             raise AssertionError(kind)  # refuse_kind has reported it
 
 

@@ -1,0 +1,468 @@
+"""Prefixes of S3 buckets become folders of pictures: from Ceph RGW, and from answers of others."""
+
+import ipaddress
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from tests.support.file_server import File, FileServer
+from tests.support.pictures import picture
+from tests.support.proxy import FaultProxy
+from tests.support.rgw import Bucket
+from tests.support.stopping import Stopping
+from trainer_core.config.simpletuner.source_types import (
+    BucketSource,
+    CaptionColumns,
+    CaptionTable,
+    PictureSource,
+)
+from trainer_core.process.control import StopRequestedError
+from trainer_core.progress import SilentReporter
+from trainer_core.sources.errors import SourceError, UnreachableError
+from trainer_core.sources.fetching import FetchedSource, fetch_source
+from trainer_core.sources.surroundings import Surroundings
+
+OWN = "127.0.0.2"
+KEYS = {"access_key": "AKIAEXAMPLE", "secret_key": "not-for-eyes"}
+
+
+@pytest.fixture(autouse=True)
+def _without_keys_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+
+
+@pytest.fixture(autouse=True)
+def _without_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before boto3 or a download tries again."""
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr("trainer_core.sources.bucket_client._FIRST_WAIT_S", 0.001)
+
+
+class Objects:
+    """The bucket as its owner has it."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self._client = boto3.client(
+            "s3",
+            endpoint_url=bucket.endpoint,
+            region_name=bucket.region,
+            aws_access_key_id=bucket.access_key,
+            aws_secret_access_key=bucket.secret_key,
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        for key, body in files.items():
+            self._client.put_object(Bucket=self.bucket.name, Key=key, Body=body)
+
+    def delete(self, key: str) -> None:
+        self._client.delete_object(Bucket=self.bucket.name, Key=key)
+
+
+@pytest.fixture
+def objects(rgw_bucket: Bucket) -> Objects:
+    return Objects(rgw_bucket)
+
+
+def place_of(bucket: Bucket, prefix: str = "cats/", **keys: Any) -> BucketSource:
+    own = {"access_key": bucket.access_key, "secret_key": bucket.secret_key}
+    return BucketSource(
+        bucket=bucket.name,
+        prefix=prefix,
+        **{"endpoint": bucket.endpoint, "region": None, **own, **keys},
+    )
+
+
+def source_of(place: BucketSource, **options: Any) -> PictureSource:
+    return PictureSource(place=place, **{"wants_captions": True, **options})
+
+
+class Hooked(SilentReporter):
+    """Calls a function at the first line that is logged: before the first object is fetched."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call: Callable[[], object] | None = call
+
+    def log(self, text: str) -> None:
+        if self._call is not None:
+            self._call()
+            self._call = None
+
+
+def get(
+    tmp_path: Path,
+    source: PictureSource,
+    reporter: SilentReporter | None = None,
+    *,
+    allowed: str = "127.0.0.0/8",
+    **more: Any,
+) -> FetchedSource:
+    networks = (ipaddress.ip_network(allowed),)
+    around = Surroundings(root=tmp_path / "sources", folders=(tmp_path,), allowed=networks, **more)
+    return fetch_source("photos", source, around, reporter or SilentReporter())
+
+
+def content(found: FetchedSource) -> dict[str, tuple[bytes, str]]:
+    """Path of each picture → its bytes and its captions."""
+    return {
+        file.relative_to(found.folder).as_posix(): (
+            file.read_bytes(),
+            text.read_text() if (text := file.with_suffix(".txt")).exists() else "",
+        )
+        for file in sorted(found.folder.rglob("*"))
+        if file.is_file() and file.suffix != ".txt"
+    }
+
+
+def gets(proxy: FaultProxy, bucket: Bucket) -> list[str]:
+    """The keys that were read, without listings."""
+    start = f"/{bucket.name}/"
+    return [path.removeprefix(start) for method, path in proxy.requests if path.startswith(start)]
+
+
+def test_a_folder_of_a_bucket_with_every_level_and_caption(
+    objects: Objects, tmp_path: Path
+) -> None:
+    jpeg = picture(1, kind="JPEG")
+    objects.put(
+        {
+            "cats/a black cat.jpg": jpeg,
+            "cats/a black cat.txt": b"one  cat\r\n\r\ntwo\n",
+            "cats/in/deep/2.PNG": picture(2),
+            "cats/in/deep/2.txt": b"\xef\xbb\xbfdeep",
+            "cats/in/2.png": picture(3),
+            "cats/in/2.jpg": picture(4, kind="JPEG"),
+            "cats/in/2.txt": b"of both",
+            "cats/none.png": picture(5),
+            "cats/cut.png": picture(6)[:90],
+            "cats/latin.png": picture(7),
+            "cats/latin.txt": "\xe9t\xe9".encode("latin-1"),
+            "cats/in/": b"",
+            "cats/.hidden/x.png": picture(8),
+            "cats/list.zip": b"PK",
+            "cats2/other.png": picture(9),
+        }
+    )
+
+    found = get(tmp_path, source_of(place_of(objects.bucket)))
+
+    one = content(found)
+    assert len(one) == 5
+    assert one["a black cat.jpg"] == (jpeg, "one  cat\n\ntwo\n")
+    assert one["in/deep/2.png"] == (picture(2), "deep")
+    assert one["none.png"] == (picture(5), "")
+    assert {one[name] for name in one if name.startswith("in/2")} == {
+        (picture(3), "of both"),
+        (picture(4, kind="JPEG"), "of both"),
+    }
+    first, second = found.notes
+    assert first.startswith("photos: 2 rows are left out: cut.png")
+    assert "latin.txt: not UTF-8 text" in first
+    assert second == "photos: 1 other object not fetched: list.zip"
+
+
+def test_what_is_the_same_is_not_read_again(
+    rgw_bucket: Bucket, rgw_proxy: FaultProxy, tmp_path: Path
+) -> None:
+    objects = Objects(rgw_bucket)
+    objects.put({f"cats/{n}.png": picture(n) for n in range(5)})
+    source = source_of(place_of(rgw_bucket.at(rgw_proxy.port)), wants_captions=False)
+    found = get(tmp_path, source)
+    asked = len(gets(rgw_proxy, rgw_bucket))
+    assert asked == len(content(found)) == 5
+    assert get(tmp_path, source) == found
+    objects.put({"cats/new.png": picture(8), "cats/1.png": picture(9)})
+    objects.delete("cats/2.png")
+
+    newer = get(tmp_path, source)
+
+    assert sorted(gets(rgw_proxy, rgw_bucket)[asked:]) == ["cats/1.png", "cats/new.png"]
+    assert sorted(content(newer)) == ["0.png", "1.png", "3.png", "4.png", "new.png"]
+    assert (newer.folder / "0.png").samefile(found.folder / "0.png")
+    assert content(found)["1.png"][0] == picture(1)
+
+
+@pytest.mark.deep
+def test_more_objects_than_a_page_of_the_service(objects: Objects, tmp_path: Path) -> None:
+    objects.put({f"cats/{n:04d}.png": picture(n % 200) for n in range(1003)})
+    found = get(tmp_path, source_of(place_of(objects.bucket), wants_captions=False))
+    assert {name: body for name, (body, _) in content(found).items()} == {
+        f"{n:04d}.png": picture(n % 200) for n in range(1003)
+    }
+
+
+def test_a_changed_caption_and_a_new_name_fetch_no_picture(
+    rgw_bucket: Bucket, rgw_proxy: FaultProxy, tmp_path: Path
+) -> None:
+    objects = Objects(rgw_bucket)
+    for n in range(3):
+        objects.put({f"cats/{n}.png": picture(n), f"cats/{n}.txt": b"number %d" % n})
+    source = source_of(place_of(rgw_bucket.at(rgw_proxy.port)))
+    get(tmp_path, source)
+    asked = len(gets(rgw_proxy, rgw_bucket))
+    objects.put({"cats/1.txt": b"better", "cats/moved.png": picture(2), "cats/moved.txt": b"2"})
+    objects.delete("cats/2.png")
+
+    found = get(tmp_path, source)
+
+    assert sorted(gets(rgw_proxy, rgw_bucket)[asked:]) == ["cats/1.txt", "cats/moved.txt"]
+    assert content(found) == {
+        "0.png": (picture(0), "number 0"),
+        "1.png": (picture(1), "better"),
+        "moved.png": (picture(2), "2"),
+    }
+
+
+def test_an_object_that_changes_during_the_fetch_is_listed_again(
+    objects: Objects, tmp_path: Path
+) -> None:
+    objects.put({"cats/a.png": picture(1), "cats/b.png": picture(2), "cats/gone.png": picture(3)})
+
+    def change() -> None:
+        objects.put({"cats/a.png": picture(4)})
+        objects.delete("cats/gone.png")
+
+    found = get(tmp_path, source_of(place_of(objects.bucket)), Hooked(change))
+
+    assert {name: body for name, (body, _) in content(found).items()} == {
+        "a.png": picture(4),
+        "b.png": picture(2),
+    }
+    assert found.notes == ()
+
+
+def test_an_interrupted_fetch_goes_on(
+    rgw_bucket: Bucket, rgw_proxy: FaultProxy, tmp_path: Path
+) -> None:
+    Objects(rgw_bucket).put({f"cats/{n}.png": picture(n) for n in range(60)})
+    source = source_of(place_of(rgw_bucket.at(rgw_proxy.port)), wants_captions=False)
+    with pytest.raises(StopRequestedError):
+        get(tmp_path, source, Stopping(at=50))
+    (folder,) = tmp_path.glob("sources/*/*/files")
+    half = list(folder.glob("*.png"))
+    assert 1 <= len(half) < 60
+    (folder.parent / "drafts" / "x.part").write_bytes(b"half")  # as a kill leaves it
+    asked = len(gets(rgw_proxy, rgw_bucket))
+
+    found = get(tmp_path, source)
+
+    assert {body for body, _ in content(found).values()} == {picture(n) for n in range(60)}
+    assert len(gets(rgw_proxy, rgw_bucket)) - asked <= 60 - len(half) + 8
+    assert not (folder.parent / "drafts").exists()
+
+
+def test_what_was_fetched_is_used_while_the_service_is_away(
+    rgw_bucket: Bucket, rgw_proxy: FaultProxy, tmp_path: Path
+) -> None:
+    Objects(rgw_bucket).put({"cats/1.png": picture(1)})
+    source = source_of(place_of(rgw_bucket.at(rgw_proxy.port)))
+    found = get(tmp_path, source)
+    rgw_proxy.set("503")
+    assert get(tmp_path, source) == found
+    with pytest.raises(UnreachableError, match="answers SlowDown for bucket"):
+        get(tmp_path / "new", source)
+
+
+def test_captions_of_a_table_in_the_bucket_and_on_this_machine(
+    objects: Objects, tmp_path: Path
+) -> None:
+    rows = [{"id": "1", "text": "one"}, {"id": "in/2", "text": ["a", "b"]}]
+    files = {"cats/1.png": picture(1), "cats/in/2.png": picture(2), "cats/my_cat.png": picture(3)}
+    objects.put({**files, "tables/t.json": json.dumps(rows).encode()})
+    table = CaptionTable(
+        path="tables/t.json",
+        filename_column="id",
+        captions=CaptionColumns(columns=("text",)),
+        has_suffixes=False,
+    )
+    source = source_of(place_of(objects.bucket), table=table)
+
+    found = get(tmp_path, source)
+
+    assert {name: text for name, (_, text) in content(found).items()} == {
+        "1.png": "one\n",
+        "in/2.png": "a\nb\n",
+        "my_cat.png": "my cat\n",
+    }
+    assert found.notes == (
+        "photos: 1 picture not in t.json have their names as captions: my_cat.png",
+    )
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/t.json").write_text(json.dumps([{"id": "1", "text": "mine"}]))
+    assert content(get(tmp_path, source))["1.png"][1] == "mine\n"
+    (tmp_path / "tables/t.json").unlink()
+    objects.delete("tables/t.json")
+    with pytest.raises(SourceError, match=r"names tables/t.json, which is in none of .* no object"):
+        get(tmp_path, source)
+
+
+def test_names_stay_captions_and_only_some_are_taken(objects: Objects, tmp_path: Path) -> None:
+    long = "a cat on a roof, " * 9 + "at night"
+    objects.put(
+        {
+            f"cats/{long}.png": picture(1),
+            "cats/z.jpg": picture(2, kind="JPEG"),
+            "cats/z.png": picture(3),
+            "cats/z.txt": b"not read",
+        }
+    )
+    source = source_of(place_of(objects.bucket), wants_captions=False)
+    found = get(tmp_path, source)
+    assert sorted(content(found)) == [f"{long}.png", "z.jpg", "z.png"]
+    assert found.notes == (
+        "photos: 1 text file not fetched, because caption_strategy is not textfile",
+    )
+    some = get(tmp_path, source_of(place_of(objects.bucket), wants_captions=False, max_rows=1))
+    assert list(content(some)) == [f"{long}.png"]
+    assert some.notes[0] == "photos: the first 1 of 3 rows are taken, as source_max_rows asks"
+    small = source_of(place_of(objects.bucket), wants_captions=False, max_file_bytes=20)
+    with pytest.raises(SourceError, match="more than source_max_file_mb allows"):
+        get(tmp_path, small)
+
+
+def test_keys_of_the_machine_are_taken_where_that_is_allowed(
+    objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects.put({"cats/1.png": picture(1)})
+    for name, value in objects.bucket.env.items():
+        monkeypatch.setenv(name, value)
+    source = source_of(place_of(objects.bucket, access_key=None, secret_key=None))
+    assert len(content(get(tmp_path, source))) == 1
+    with pytest.raises(SourceError, match="may not be read without credentials: set aws_access"):
+        get(tmp_path / "b", source, takes_own_keys=False)
+    wrong = source_of(place_of(objects.bucket, secret_key="not-for-eyes"))
+    with pytest.raises(SourceError, match="check aws_secret_access_key") as caught:
+        get(tmp_path / "c", wrong)
+    assert "not-for-eyes" not in str(caught.value)
+    nobody = source_of(place_of(objects.bucket, access_key="AKIANOBODY"))
+    with pytest.raises(SourceError, match="does not know the access key: check aws_access_key_id"):
+        get(tmp_path / "d", nobody)
+    absent = source_of(BucketSource(**{**_facts(place_of(objects.bucket)), "bucket": "absent-one"}))
+    with pytest.raises(SourceError, match="has no bucket absent-one: check aws_bucket_name"):
+        get(tmp_path / "e", absent)
+    empty = source_of(place_of(objects.bucket, "dogs/"))
+    with pytest.raises(SourceError, match=r"has no picture below dogs/ \(aws_data_prefix\)"):
+        get(tmp_path / "f", empty)
+    assert "not-for-eyes" not in repr(wrong)
+    for file in tmp_path.rglob("*"):
+        assert file.is_dir() or objects.bucket.secret_key.encode() not in file.read_bytes()
+
+
+def _facts(place: BucketSource) -> dict[str, Any]:
+    return {name: getattr(place, name) for name in BucketSource.__dataclass_fields__}
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with FileServer(OWN) as running:
+        yield running
+
+
+def _refusal(status: int, code: str, **headers: str) -> File:
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>"
+    return File(body=body.encode(), status=status, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words", "tries"),
+    [
+        (_refusal(403, "AccessDenied"), "may not be read with these credentials: they need s3:", 1),
+        (_refusal(400, "ExpiredToken"), "the session's token has expired: get a new one", 1),
+        (_refusal(403, "InvalidToken"), "does not accept the session's token", 1),
+        (_refusal(403, "RequestTimeTooSkewed"), "the clock of this machine is wrong", 1),
+        (_refusal(400, "Odd\x07Code"), "check aws_bucket_name, aws_data_prefix", 1),
+        (File(status=302, headers={"Location": "http://127.0.0.1:1/"}), "answers 302", 1),
+        (File(body=b"<html>", status=200), "boto3 cannot ask for bucket pictures", 5),
+    ],
+)
+def test_a_refusal_names_the_option_and_is_asked_once(
+    server: FileServer, tmp_path: Path, answer: File, words: str, tries: int
+) -> None:
+    server.files["/pictures"] = answer
+    place = BucketSource(bucket="pictures", prefix="", endpoint=server.url(""), region=None, **KEYS)
+    with pytest.raises(SourceError, match=r"^photos: ") as caught:
+        get(tmp_path, source_of(place), allowed=f"{OWN}/32")
+    assert words in caught.value.message
+    assert "not-for-eyes" not in caught.value.message
+    assert len(server.requests) == tries
+
+
+def test_a_bucket_of_another_region_is_told(server: FileServer, tmp_path: Path) -> None:
+    headers = {"x-amz-bucket-region": "eu-north-1"}
+    server.files["/pictures"] = _refusal(301, "PermanentRedirect", **headers)
+    place = BucketSource(
+        bucket="pictures", prefix="", endpoint=server.url(""), region="us-west-2", **KEYS
+    )
+    with pytest.raises(SourceError, match="is in eu-north-1: set aws_region_name"):
+        get(tmp_path, source_of(place), allowed=f"{OWN}/32")
+
+
+def test_no_address_is_reached_that_was_not_allowed(server: FileServer, tmp_path: Path) -> None:
+    place = BucketSource(bucket="pictures", prefix="", endpoint=server.url(""), region=None, **KEYS)
+    with pytest.raises(SourceError, match=r"no public address.*--allow-network") as caught:
+        get(tmp_path, source_of(place), allowed="127.0.0.1/32")
+    assert not caught.value.retryable
+    assert server.requests == []
+    away = BucketSource(
+        bucket="pictures", prefix="", endpoint="http://nowhere.invalid", region=None, **KEYS
+    )
+    with pytest.raises(UnreachableError, match="its host is not known; give the same command"):
+        get(tmp_path, source_of(away))
+
+
+def test_a_service_that_may_be_listed_only_is_told_after_a_few_objects(
+    server: FileServer, tmp_path: Path
+) -> None:
+    listed = "".join(
+        f"<Contents><Key>{n}.png</Key><Size>9</Size><ETag>&quot;{n:032x}&quot;</ETag></Contents>"
+        for n in range(200)
+    )
+    server.files["/pictures"] = File(
+        body=f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>".encode()
+    )
+    server.files |= {f"/pictures/{n}.png": _refusal(403, "AccessDenied") for n in range(200)}
+    place = BucketSource(bucket="pictures", prefix="", endpoint=server.url(""), region=None, **KEYS)
+    with pytest.raises(SourceError, match="s3:GetObject"):
+        get(tmp_path, source_of(place), allowed=f"{OWN}/32")
+    assert len(server.requests) < 60
+    server.files |= {f"/pictures/{n}.png": _refusal(400, "ExpiredToken") for n in range(200)}
+    with pytest.raises(SourceError, match="token has expired"):
+        get(tmp_path, source_of(place), allowed=f"{OWN}/32")
+    assert not list(tmp_path.glob("sources/*/*/complete.json"))
+
+
+def test_pages_of_a_listing_and_a_reply_that_is_cut(server: FileServer, tmp_path: Path) -> None:
+    def page(key: str, more: str) -> File:
+        tag = f"<ETag>&quot;{'0' * 31}{key[0]}&quot;</ETag>"
+        one = f"<Contents><Key>{key}</Key><Size>{len(picture(1))}</Size>{tag}</Contents>"
+        body = f"<ListBucketResult>{more}{one}</ListBucketResult>"
+        return File(body=body.encode())
+
+    more = "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
+    last = page("2.png", "<IsTruncated>false</IsTruncated>")
+    server.files["/pictures"] = replace(page("1.png", more), then=last)
+    whole = picture(1)
+    server.files["/pictures/1.png"] = File(body=whole)
+    server.files["/pictures/2.png"] = File(body=whole[:40], declared_bytes=len(whole))
+    place = BucketSource(bucket="pictures", prefix="", endpoint=server.url(""), region=None, **KEYS)
+    source = source_of(place, wants_captions=False)
+    with pytest.raises(UnreachableError, match=r"2\.png: .*goes on where it stopped"):
+        get(tmp_path, source, allowed=f"{OWN}/32")
+    assert server.requests.count("/pictures/2.png") == 4
+    server.files["/pictures/2.png"] = File(body=whole)
+    server.files["/pictures"] = replace(page("1.png", more), then=last)
+    server.requests.clear()
+    assert sorted(content(get(tmp_path, source, allowed=f"{OWN}/32"))) == ["1.png", "2.png"]
+    assert server.requests == ["/pictures", "/pictures", "/pictures/2.png"]

@@ -1,0 +1,101 @@
+"""Captions of a bucket's pictures in a table: a file of this machine, or one of its objects."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from trainer_core.config.simpletuner.source_types import CaptionTable, PictureSource
+from trainer_core.data.folder import some_of
+from trainer_core.disk import writing
+from trainer_core.in_words import counted
+from trainer_core.paths import is_file, places_of
+from trainer_core.sources.bucket_client import Bucket, BucketObject
+from trainer_core.sources.errors import RowError, SourceError
+from trainer_core.sources.places import SourcePlace
+from trainer_core.sources.tables import captions_by_table, read_table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundTable:
+    """A table that is there; what it holds is not read yet."""
+
+    at: Path | BucketObject
+    token: str
+    """Names its content."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedCaptions:
+    """The captions of a table."""
+
+    name: str
+    table: CaptionTable
+    captions: Mapping[str, tuple[str, ...]]
+    missing: list[str] = field(default_factory=list)
+    """Paths that were asked for and that it lacks."""
+
+    def of(self, path: str) -> tuple[str, ...]:
+        """The captions of a picture; its name where the table lacks it."""
+        found, is_there = captions_by_table(self.captions, self.table, path)
+        if not is_there:
+            self.missing.append(path)
+        return found
+
+    def notes(self) -> list[str]:
+        """A sentence about what it lacks; none where it lacks nothing."""
+        if not self.missing:
+            return []
+        what = counted(len(self.missing), "picture")
+        names = some_of(self.missing)
+        return [f"{what} not in {self.name} have their names as captions: {names}"]
+
+
+def find_table(bucket: Bucket, source: PictureSource, folders: Sequence[Path]) -> FoundTable | None:
+    """The table of a source; None where it has none.
+
+    As in SimpleTuner, its path may be a key of the bucket; a file on this machine comes first.
+
+    Raises SourceError where it is nowhere.
+    """
+    if source.table is None:
+        return None
+    path = source.table.path
+    places = places_of(path, folders)
+    for place in places:
+        if is_file(place):
+            with place.open("rb") as opened:
+                content = hashlib.file_digest(opened, "sha256").hexdigest()
+            return FoundTable(at=place, token=content)
+    keys = dict.fromkeys((path.removeprefix("/"), f"{bucket.place.prefix}{path}"))
+    for key in keys:
+        # Of all keys that begin with it, a key itself is the first.
+        for found in islice(bucket.objects(key), 1):
+            if found.key == key:
+                return FoundTable(at=found, token=f"{found.etag}-{found.size_bytes}")
+    tried = ", ".join(str(place)[:300] for place in places)
+    raise SourceError(
+        f"parquet.path names {path[:200]}, which is in none of these places: {tried}, and no "
+        f"object of bucket {bucket.place.bucket}"
+    )
+
+
+def captions_in(
+    bucket: Bucket, found: FoundTable, source: PictureSource, place: SourcePlace
+) -> NamedCaptions:
+    """Read a table; raises SourceError where it cannot be read."""
+    table = source.table
+    assert table is not None
+    if isinstance(found.at, Path):
+        return NamedCaptions(name=found.at.name, table=table, captions=read_table(found.at, table))
+    name = PurePosixPath(found.at.key).name
+    file = place.drafts / f"table{PurePosixPath(name).suffix}"
+    try:
+        with writing(place.folder):
+            bucket.read_to(found.at, file, place.stopping)
+        return NamedCaptions(name=name, table=table, captions=read_table(file, table))
+    except RowError as error:
+        raise SourceError(f"{name} of bucket {bucket.place.bucket}: {error}") from error
+    finally:
+        file.unlink(missing_ok=True)
