@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ class Bench:
         self._env = {**_ENV, **env, "PYTHONPATH": str(Path.cwd())}
 
     def measured(self, reader: str, *, steps: int, step_s: float = 0.0) -> Run:
-        """One run of a reader to its end."""
+        """One run of a reader to its end; a line on standard error says how it went."""
+        started_s = time.monotonic()
         fit = 0 if step_s else self._setting.limit_bytes // self._content.record_bytes
         with self._started(reader, steps=steps, step_s=step_s, warm=fit + _WARM) as watched:
             sent_before = self._server.sent_bytes()
@@ -97,6 +99,13 @@ class Bench:
             used_of_all = len(set(end["ids"])) * self._content.record_bytes
             sent = sent_closed - sent_before - read_ahead
             run |= {"bytes_per_used_byte": sent / used_of_all, "read_ahead_bytes": read_ahead}
+        pace = "at three steps a second" if step_s else "without pause"
+        print(
+            f"{reader}, {steps} steps {pace}: {run['mb_per_s']:.0f} MB/s, "
+            f"took {time.monotonic() - started_s:.0f} s with its start",
+            file=sys.stderr,
+            flush=True,
+        )
         return run
 
     def resumed(self, reader: str, expected: Sequence[int], step: int) -> Run:
