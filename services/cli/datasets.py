@@ -38,7 +38,7 @@ _Backend = Annotated[
     typer.Option(
         metavar="ID",
         help="DIR|FILE is a configuration: push what the pictures of this data backend are "
-        "fetched from (a list of addresses, or a dataset of the Hub).",
+        "fetched from (a list of addresses, a dataset of the Hub, a bucket, tar files).",
     ),
 ]
 
@@ -95,7 +95,7 @@ def fetch(
     allow_network: AllowNetwork = None,
 ) -> None:
     """Fetch the pictures and captions of a data backend that are elsewhere: a list of addresses,
-    or a dataset of the Hub.
+    a dataset of the Hub, a bucket or tar files.
 
     The same command goes on after an interruption, and fetches only what is
     new where the source has changed. Runs on this machine fetch them by

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -22,8 +22,18 @@ class File:
     """So many requests are answered 503 first."""
     then: "File | None" = None
     """The answer to later requests, where it is another one."""
+    has_ranges: bool = False
+    """A range from a byte to the end is answered with that part, if its If-Range is the ETag."""
     is_held: bool = False
     """Half the body comes when the server is closed or released."""
+
+
+def _start_of_range(request: BaseHTTPRequestHandler, file: File) -> int | None:
+    wanted = request.headers.get("Range", "")
+    is_same = request.headers.get("If-Range") in (None, file.headers.get("ETag"))
+    if not file.has_ranges or not is_same or not wanted.startswith("bytes="):
+        return None
+    return int(wanted.removeprefix("bytes=").removesuffix("-"))
 
 
 class FileServer:
@@ -62,6 +72,11 @@ class FileServer:
             file = File(status=503)
         if file.then is not None:
             self.files[path] = file.then
+        if (start := _start_of_range(request, file)) is not None:
+            end = len(file.body)
+            part = {"Content-Range": f"bytes {start}-{end - 1}/{end}"}
+            headers = {**file.headers, **part}
+            file = replace(file, status=206, body=file.body[start:], headers=headers)
         request.send_response(file.status)
         for name, value in file.headers.items():
             request.send_header(name, value)

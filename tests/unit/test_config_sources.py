@@ -15,6 +15,7 @@ from trainer_core.config.simpletuner.source_types import (
     HubSource,
     PictureSource,
     RowFilter,
+    TarSource,
 )
 
 CSV = {"id": "list", "type": "csv", "csv_file": "list.csv"}
@@ -145,19 +146,63 @@ def test_captions_of_a_bucket_are_those_of_files() -> None:
         assert "aws_bucket_name" not in sent
 
 
-@pytest.mark.parametrize("backend", [TARS])
-def test_tar_files_are_not_built_and_the_way_is_told(backend: dict[str, Any]) -> None:
-    problems = problems_of({"output_dir": "out"}, backends=[backend], source="local", messages=True)
-    (message,) = (text for _, text in problems)
-    assert message == (
-        f"type {backend['type']} is not built in this version; copy its pictures into a folder, "
-        "with captions in text files beside them, and write type local."
+@pytest.mark.parametrize("in_block", [False, True])
+def test_keys_of_tar_files(in_block: bool) -> None:
+    keys = {
+        "source": "someone/shards",
+        "metadata": "someone/metadata",
+        "subfolder": "/data/",
+        "max_file_size": "1000",
+        "hf_token": "not-for-eyes",
+    }
+    caches = {"cache_dir": "c", "shard_cache_gb": 25, "parallel_downloads": 4}
+    backend: dict[str, Any] = {
+        "id": "tars",
+        "type": "webshart",
+        "caption_strategy": "webshart",
+        "metadata_backend": "webshart",
+        "webshart_optimize_captions": True,
+    }
+    backend |= {"webshart": keys | caches} if in_block else {**keys, "webshart": caches}
+    found = source_of(backend)
+    assert found.place == TarSource(
+        source="someone/shards",
+        metadata="someone/metadata",
+        subfolder="data",
+        has_first_dots=False,
+        are_whole_texts=False,
+        max_file_bytes=1000,
+        token="not-for-eyes",
     )
+    assert found.wants_captions
+    assert "not-for-eyes" not in repr(found)
+    (sent,) = as_local([backend], local(backend).sources)
+    assert sent == {
+        "id": "tars",
+        "type": "local",
+        "caption_strategy": "textfile",
+        "webshart_optimize_captions": True,
+    }
+
+
+def test_texts_in_tar_files_may_be_whole_captions() -> None:
+    one = local({**TARS, "type": "webdataset", "disable_multiline_split": True})
+    assert one.sources["tars"].place == TarSource(
+        source="someone/shards",
+        metadata=None,
+        subfolder="",
+        has_first_dots=True,
+        are_whole_texts=True,
+        max_file_bytes=None,
+    )
+    assert not one.plan.identity.backends[0].disable_multiline_split
+    prompt = {**TARS, "caption_strategy": "instanceprompt", "instance_prompt": "a cat"}
+    assert not source_of(prompt).wants_captions
 
 
 def test_the_plan_is_that_of_the_files_once_they_are_there() -> None:
     """So a run goes on where its pictures were pushed or copied, and no secret is in a plan."""
-    for backend in (CSV, HUB, TABLE, {**BUCKET, "caption_strategy": "textfile"}):
+    for backend in (CSV, HUB, TABLE, TARS, {**BUCKET, "caption_strategy": "textfile"}):
         elsewhere = local(backend)
         files = local(
             {"id": backend["id"], "instance_data_dir": "pics", "caption_strategy": "textfile"}
@@ -218,6 +263,10 @@ def test_masks_come_from_elsewhere_too() -> None:
          "bad_value"),
         ({**BUCKET, "aws": {"aws_bucket": "not-for-eyes"}}, "aws/aws_bucket", "unknown_option"),
         ({**BUCKET, "caption_strategy": "csv"}, "caption_strategy", "conflict"),
+        ({"id": "a", "type": "webshart"}, "source", "missing"),
+        ({**TARS, "caption_strategy": "textfile"}, "caption_strategy", "conflict"),
+        ({**TARS, "webshart": {"sauce": 1}}, "webshart/sauce", "unknown_option"),
+        ({**TARS, "max_file_size": 0}, "max_file_size", "bad_value"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_is_pointed_at(backend: dict[str, Any], at: str, code: str) -> None:

@@ -34,7 +34,7 @@ class Source:
                 max_file_bytes=1 << 20,
                 fetch=lambda shard: place.folder / shard.name,
                 read=self._read,
-                key_of=lambda number: f"{number:04d}",
+                key_of=lambda number, _: f"{number:04d}",
                 end=None,
             )
             store_shards([Shard(name=n, oid=f"digest-{n}", size_bytes=1) for n in names], reader)

@@ -12,6 +12,7 @@ from trainer_core.config.simpletuner.source_types import (
     FolderSource,
     HubSource,
     PictureSource,
+    TarSource,
 )
 from trainer_core.data.folder import some_of
 from trainer_core.in_words import counted
@@ -28,6 +29,7 @@ from trainer_core.sources.places import Complete, SourcePlace, newest_complete, 
 from trainer_core.sources.rows import Tally, store_rows
 from trainer_core.sources.surroundings import Surroundings, described, finished, local_file
 from trainer_core.sources.tables import read_table
+from trainer_core.sources.tar_fetching import fetch_tars
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +84,8 @@ def _fetched(
             return _fetch_captions(backend, source, source.place, around, reporter)
         case BucketSource():
             return fetch_bucket(backend, source, source.place, around, reporter)
+        case TarSource():
+            return fetch_tars(backend, source, source.place, around, reporter)
         case _:
             assert_never(source.place)
 

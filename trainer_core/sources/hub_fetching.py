@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
-from trainer_core.config.simpletuner.source_types import HubSource, PictureSource
+from trainer_core.config.simpletuner.source_types import HubSource, PictureSource, RowFilter
 from trainer_core.progress import Reporter
 from trainer_core.sources.captions import captions_of_row
 from trainer_core.sources.csv_list import download
@@ -25,8 +25,13 @@ from trainer_core.sources.parquet_rows import (
 from trainer_core.sources.places import SourcePlace
 from trainer_core.sources.rows import Row, Tally, refuse, store_rows, suffix_in
 from trainer_core.sources.shards import OpenShard, Shard, ShardReader, store_shards
+from trainer_core.sources.tars import TarRules, open_tar, shard_keys, shard_of
 from trainer_core.web.fetching import FetchLimits
 from trainer_core.web.public_addresses import Network
+
+_USUAL_IMAGE: Final = "image"
+_USUAL_COLUMNS: Final = ("caption",)
+"""Names where none are given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +52,7 @@ class ShardSplit:
     fetch: Callable[[Shard], Path]
     """As in ``ShardReader``, and so are the others."""
     read: Callable[[Shard, Path, int], OpenShard]
-    key_of: Callable[[int], str]
+    key_of: Callable[[int, str], str]
     first: int
     end: int | None
     total: int | None
@@ -86,9 +91,13 @@ def open_split(
         check_rows(len(kept))
         return PictureSplit(files=replace(split, files=kept), num_files=len(split.files))
     if split.kind == "tar":
-        raise SourceError(
-            "it is made of tar files, which are not read in this version: unpack them into a "
-            "folder, and write type local"
+        tars = {file.path: file for file in split.files}
+        return _tar_split(
+            split,
+            _tar_rules(source, hub),
+            lambda shard: obtain(commit, tars[shard.name], folder, reporter),
+            rows.first,
+            end,
         )
     total = _rows_in_card(card, hub.config, rows.split)
     return ShardSplit(
@@ -102,7 +111,7 @@ def open_split(
             stopping=stopping,
             allowed=allowed,
         ),
-        key_of=lambda number: _key(rows.split, number),
+        key_of=lambda number, _: _key(rows.split, number),
         first=rows.first,
         end=end,
         total=total if end is None else min(total or end, end),
@@ -159,6 +168,44 @@ def store_split(
             assert_never(split)
 
 
+def _tar_rules(source: PictureSource, hub: HubSource) -> TarRules:
+    """How the tar files of a split are read; raises SourceError."""
+    if hub.rows != RowFilter():
+        raise SourceError("it is made of tar files, which huggingface.filter_func does not filter")
+    return TarRules(
+        has_first_dots=True,
+        are_whole_texts=False,
+        wants_captions=source.wants_captions,
+        max_file_bytes=source.max_file_bytes,
+        columns=None if hub.captions.columns == _USUAL_COLUMNS else hub.captions,
+        image=None if hub.image_column == _USUAL_IMAGE else hub.image_column.lower(),
+    )
+
+
+def _tar_split(
+    split: SplitFiles,
+    rules: TarRules,
+    fetch: Callable[[Shard], Path],
+    first: int,
+    end: int | None,
+) -> ShardSplit:
+    """A split of tar files, read as WebDataset has them."""
+    keys = shard_keys(file.path for file in split.files)
+
+    def read(shard: Shard, file: Path, _before: int) -> OpenShard:
+        return open_tar(shard, file, keys[shard.name], rules, {})
+
+    return ShardSplit(
+        shards=tuple(shard_of(f.path, f.oid, f.size_bytes) for f in split.files),
+        fetch=fetch,
+        read=read,
+        key_of=lambda _, key: key,
+        first=first,
+        end=end,
+        total=None,
+    )
+
+
 def _end_of(rows: Rows, source: PictureSource) -> int | None:
     ends = [] if rows.end is None else [rows.end]
     if source.max_rows is not None:
@@ -198,7 +245,9 @@ def _read_parquet(
     opened = open_parquet(file)
     known = [field.name for field in opened.schema_arrow]
     image = hub.image_column
-    if image not in known and image == "image":  # the default; a single column of pictures is it
+    if (
+        image not in known and image == _USUAL_IMAGE
+    ):  # the default; a single column of pictures is it
         pictures = [f.name for f in opened.schema_arrow if _holds_pictures(f.type)]
         image = pictures[0] if len(pictures) == 1 else image
     captions = hub.captions if source.wants_captions else None

@@ -44,6 +44,7 @@ class Complete:
 class KnownRow:
     """A row whose picture is on this disk."""
 
+    key: str
     token: str
     """Names the content: an ETag, a digest, or nothing where the key does. Of a row of a large
     file ``<digest of the file>:<number in it>``."""
@@ -118,7 +119,7 @@ class SourcePlace:
         line = json.dumps([key, token, name], ensure_ascii=False)
         with writing(self.folder), (self.folder / _ROWS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        self._known.add(key, KnownRow(token=token, file=self.files / name))
+        self._known.add(key, KnownRow(key=key, token=token, file=self.files / name))
 
     def check_space(self, needed_bytes: int = 0) -> None:
         """Raise DiskError where the disk has too little space left for what comes."""
@@ -151,7 +152,7 @@ class SourcePlace:
     def finish(self, complete: Complete) -> None:
         """Record that everything is there."""
         with writing(self.folder):
-            for each in (self.drafts, self.folder / "hub"):
+            for each in (self.drafts, self.folder / "hub", self.folder / "tars"):
                 shutil.rmtree(each, ignore_errors=True)
             text = json.dumps({"version": _VERSION, **asdict(complete)}, indent=1)
             replace_text(self.folder / _COMPLETE, text + "\n")
@@ -217,7 +218,7 @@ def _rows_of(folder: Path) -> dict[str, KnownRow]:
             with contextlib.suppress(ValueError):
                 match json.loads(line):
                     case [str(key), str(token), str(name)]:
-                        rows[key] = KnownRow(token=token, file=folder / FILES / name)
+                        rows[key] = KnownRow(key=key, token=token, file=folder / FILES / name)
     return rows
 
 

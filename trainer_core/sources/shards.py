@@ -41,6 +41,8 @@ class OpenShard:
     """Altogether, also those that are not taken."""
     rows: Iterator[tuple[int, Row]]
     """Number in the shard, and row; those that a filter drops are left away."""
+    fault: str = ""
+    """Why it has fewer rows than it was to have; empty where it is whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +53,8 @@ class _Record:
     why: tuple[str, ...]
     is_whole: bool
     """Every row was wanted; else it has to be read again for others."""
+    fault: str = ""
+    """Of the shard, as of an ``OpenShard``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +70,8 @@ class ShardReader:
     """Have a shard on this disk; the same again goes on after an interruption."""
     read: Callable[[Shard, Path, int], OpenShard]
     """Its rows; the last argument is the number of rows in the shards before it."""
-    key_of: Callable[[int], str]
-    """The key of a row by its number in all shards."""
+    key_of: Callable[[int, str], str]
+    """The key of a row by its number in all shards, and its key in an earlier revision."""
     end: int | None
     """Rows before this number are taken."""
     first: int = 0
@@ -75,8 +79,8 @@ class ShardReader:
     """Rows of all shards, where it is known."""
 
 
-def store_shards(shards: Sequence[Shard], reader: ShardReader) -> None:
-    """Store the rows of shards, in their order.
+def store_shards(shards: Sequence[Shard], reader: ShardReader) -> list[str]:
+    """Store the rows of shards, in their order; the faults of shards that are not whole.
 
     Raises SourceError where they have more rows than are fetched without being asked, and what
     ``store_rows`` raises.
@@ -90,6 +94,7 @@ def store_shards(shards: Sequence[Shard], reader: ShardReader) -> None:
         for folder in place.earlier_folders
         for oid, record in _records_of(folder).items()
     }
+    faults: list[str] = []
     for shard in shards:
         if reader.end is not None and before >= reader.end:
             break
@@ -103,10 +108,13 @@ def store_shards(shards: Sequence[Shard], reader: ShardReader) -> None:
         else:
             record = _store(shard, before, reader, total)
             _note(place, shard, record)
+        if record.fault:
+            faults.append(record.fault)
         before += record.num_rows
         done_bytes += shard.size_bytes
         if reader.end is None:
             check_rows(before)
+    return faults
 
 
 def _has_all(record: _Record, rows: Mapping[str, KnownRow]) -> bool:
@@ -152,6 +160,7 @@ def _store(shard: Shard, before: int, reader: ShardReader, total: int) -> _Recor
         left_out=own.left_out,
         why=tuple(own.why),
         is_whole=is_whole,
+        fault=opened.fault,
     )
 
 
@@ -164,7 +173,7 @@ def _adopt(shard: Shard, before: int, reader: ShardReader, record: _Record) -> N
         text = captions.read_text(encoding="utf-8") if captions.is_file() else None
         rows.append(
             Row(
-                key=reader.key_of(before + number),
+                key=reader.key_of(before + number, row.key),
                 token=row.token,
                 suffix=row.file.suffix,
                 label=f"{shard.name}, row {number}",
@@ -208,5 +217,6 @@ def _records_of(folder: Path) -> dict[str, _Record]:
                     left_out=int(read["left_out"]),
                     why=tuple(str(each) for each in read["why"]),
                     is_whole=bool(read["is_whole"]),
+                    fault=str(read.get("fault", "")),
                 )
     return found

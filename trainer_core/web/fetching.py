@@ -10,7 +10,7 @@ import functools
 import os
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SHOWN_CHARACTERS: Final = 120
 _PATIENCE: Final = {"timeout": {"connect": 10.0, "read": 15.0, "write": 15.0, "pool": 15.0}}
 """Seconds without any byte after which a server is given up."""
-_HEADERS: Final[list[tuple[bytes | str, bytes | str]]] = [
+HEADERS: Final[list[tuple[bytes | str, bytes | str]]] = [
     ("User-Agent", "reverie/0.1 (dataset download)"),
     ("Accept", "image/*, */*;q=0.5"),
     ("Accept-Encoding", "identity"),  # so that the declared length is that of the file
@@ -107,6 +107,32 @@ def fetch(
             passed; ``retryable`` where it may be there a moment later.
         OSError: ``to`` cannot be written.
     """
+    with answered("GET", url, HEADERS, limits, allowed=allowed) as (answer, at):
+        return _kept(answer, at, to, limits, stopping or threading.Event())
+
+
+@contextmanager
+def answered(
+    method: str,
+    url: str,
+    headers: Sequence[tuple[bytes | str, bytes | str]],
+    limits: FetchLimits,
+    *,
+    allowed: Sequence[Network],
+    expected: Collection[int] = (200,),
+) -> Iterator[tuple[httpcore.Response, str]]:
+    """The answer of a server, whose body is not read yet, and its address after all redirects.
+
+    Errors of the connection in the block are raised as FetchError, too.
+
+    Args:
+        method: such as GET.
+        url: as in ``fetch``.
+        headers: of the request.
+        limits: of time and redirects; that of bytes is for the caller.
+        allowed: as in ``fetch``.
+        expected: statuses of an answer; any other is an error.
+    """
     network = CheckedNetwork(allowed=allowed, takes_public=True, timeout_s=limits.timeout_s)
     at = _quoted(url)
     with httpcore.ConnectionPool(ssl_context=tls_context(), network_backend=network) as pool:
@@ -114,11 +140,12 @@ def fetch(
             _check(at, _quoted(url))
             with (
                 errors_of(at),
-                pool.stream("GET", at, headers=_HEADERS, extensions=_PATIENCE) as answer,
+                pool.stream(method, at, headers=list(headers), extensions=_PATIENCE) as answer,
             ):
-                target = _target(answer, at)
+                target = _target(answer, at, expected)
                 if target is None:
-                    return _kept(answer, at, to, limits, stopping or threading.Event())
+                    yield answer, at
+                    return
             at = _quoted(target)
     raise FetchError(url, f"more than {limits.max_redirects} redirects")
 
@@ -146,17 +173,17 @@ def _check(at: str, asked: str) -> None:
         raise FetchError(at, f"its port belongs to another protocol{via}")
 
 
-def _target(answer: httpcore.Response, at: str) -> str | None:
+def _target(answer: httpcore.Response, at: str, expected: Collection[int]) -> str | None:
     """Where the answer redirects to; None where it is the file; raises FetchError for an error."""
     if answer.status in _MOVED:
-        location = _header(answer, b"location")
+        location = header_of(answer, b"location")
         if not location:
             raise FetchError(at, f"the server answers {answer.status} without an address")
         try:
             return urljoin(at, location).partition("#")[0]
         except ValueError:
             raise FetchError(at, "the server redirects to what is no address") from None
-    if answer.status != 200:
+    if answer.status not in expected:
         may_pass = answer.status in _PASSING
         raise FetchError(at, f"the server answers {answer.status}", may_pass=may_pass)
     return None
@@ -167,10 +194,10 @@ def _kept(
 ) -> Fetched:
     """Write the body of an answer."""
     too_large = f"it is larger than {limits.max_bytes:,} bytes"
-    encoding = _header(answer, b"content-encoding").lower()
+    encoding = header_of(answer, b"content-encoding").lower()
     if encoding not in ("", "identity"):
         raise FetchError(at, f"the server sends it compressed ({encoding[:20]})")
-    declared = _header(answer, b"content-length")
+    declared = header_of(answer, b"content-length")
     if declared.isdecimal() and int(declared[:18]) > limits.max_bytes:
         raise FetchError(at, too_large)
     size_bytes = 0
@@ -186,11 +213,12 @@ def _kept(
         raise FetchError(at, f"{size_bytes:,} of {declared} bytes came", may_pass=True)
     if size_bytes == 0:
         raise FetchError(at, "it is empty")
-    content_type = _header(answer, b"content-type").partition(";")[0].strip().lower()
+    content_type = header_of(answer, b"content-type").partition(";")[0].strip().lower()
     return Fetched(url=at, size_bytes=size_bytes, content_type=content_type)
 
 
-def _header(answer: httpcore.Response, name: bytes) -> str:
+def header_of(answer: httpcore.Response, name: bytes) -> str:
+    """A header of an answer, by its name in lower case; empty where there is none."""
     found = (value for key, value in answer.headers if key.lower() == name)
     return next(found, b"").decode("latin-1").strip()
 

@@ -51,6 +51,7 @@ from trainer_core.config.simpletuner.sources import (
     source_of,
 )
 from trainer_core.config.simpletuner.steps import BATCH_SIZE, written_seed_of
+from trainer_core.config.simpletuner.tar_keys import TAR_KEYS
 from trainer_core.config.simpletuner.text_caches import TextCaches
 from trainer_core.config.simpletuner.verdicts import Option, Table, joined
 
@@ -104,7 +105,7 @@ _BACKEND.not_built("timestep_sampling_offset", "Leave it out.", 0, type_="float"
 _BACKEND.not_built("enable_nsfw_check", "Leave it out.", False, type_="bool")
 
 BACKEND_OPTIONS: Final = joined(
-    *(_BACKEND, SOURCES, BUCKET_KEYS, BACKEND_SIZES, BACKEND_CROPS, BACKEND_CAPTIONS),
+    *(_BACKEND, SOURCES, BUCKET_KEYS, TAR_KEYS, BACKEND_SIZES, BACKEND_CROPS, BACKEND_CAPTIONS),
     *(BACKEND_MIXING, MASKS, OTHER_BACKEND_KEYS),
 )
 """Key of a data backend → row."""
@@ -309,7 +310,7 @@ def _backend(options: Options, config: Options, max_area_px: int) -> ReadBackend
     repeats = _repeats(role, options)
     mixed = mixing_of(options, config, is_trained_on=role == "train")
     is_regularisation = _is_regularisation(role, options, config)
-    source = source_of(options, words.written, is_mask=False)
+    source = source_of(options, words.written, is_mask=False, are_whole_texts=words.are_whole_texts)
     if len(config.findings.problems) > before:
         return None
     backend = Backend(

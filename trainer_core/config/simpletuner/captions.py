@@ -100,6 +100,8 @@ class Captions:
     """With ``instanceprompt`` the caption of all images; else what is put before each."""
     is_prepended: bool = False
     are_whole_files: bool = False
+    are_whole_texts: bool = False
+    """The same of text files in tar files, which are fetched so."""
     shuffle: CaptionShuffle | None = None
 
 
@@ -129,18 +131,17 @@ def captions_of(options: Options, config: Options, seed: int) -> Captions:
     prompt = options[_OWN_PROMPT] if options.given(_OWN_PROMPT) else config[_PROMPT]
     is_prepended = _of_either(options, _OWN_PREPEND, config, _PREPEND)
     are_whole_files = _of_either(options, _OWN_WHOLE, config, _WHOLE)
-    if written != "textfile":
+    are_whole_texts = are_whole_files and written == "webshart"
+    if written not in ("textfile", "webshart"):
         options.idle(f"with caption_strategy {written}", _OWN_WHOLE)
-        are_whole_files = False
+    are_whole_files = are_whole_files and written == "textfile"
     if strategy == "instanceprompt":
         options.idle("where the prompt is the only caption", _OWN_PREPEND, _SHUFFLE)
         is_prepended, shuffle = False, None
     elif not is_prepended:
         options.idle(f"with caption_strategy {written}", _OWN_PROMPT)
-        return Captions(
-            strategy=strategy, written=written, are_whole_files=are_whole_files, shuffle=shuffle
-        )
-    if not prompt or not prompt.strip():
+        prompt = None
+    if (is_prepended or strategy == "instanceprompt") and not (prompt and prompt.strip()):
         what = "prepend_instance_prompt" if is_prepended else "caption_strategy instanceprompt"
         options.problem(_OWN_PROMPT, "missing", f"{what} needs an instance_prompt.")
     return Captions(
@@ -149,6 +150,7 @@ def captions_of(options: Options, config: Options, seed: int) -> Captions:
         prompt=prompt,
         is_prepended=is_prepended,
         are_whole_files=are_whole_files,
+        are_whole_texts=are_whole_texts,
         shuffle=shuffle,
     )
 

@@ -53,7 +53,7 @@ OTHER_BACKEND_KEYS.no_effect(
 )
 OTHER_BACKEND_KEYS.handled(
     "aws_max_pool_connections auto_load buffer_size csv_cache_dir csv_hash_filenames "
-    "csv_shorten_filenames max_file_size parallel_downloads shard_cache_gb streaming shuffle "
+    "csv_shorten_filenames parallel_downloads shard_cache_gb streaming shuffle "
     "webshart_optimise_captions webshart_optimize_captions",
     "Pictures from elsewhere are fetched once and kept as files; there is nothing to set.",
 )

@@ -97,7 +97,26 @@ class BucketSource:
     session_token: str | None = field(default=None, repr=False)
 
 
-Place = CsvSource | HubSource | FolderSource | BucketSource
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TarSource:
+    """Tar files with pictures and their captions, as WebDataset and webshart have them."""
+
+    source: str
+    """A folder or file, an address with ``{00..11}`` for several, or a dataset of the Hub."""
+    metadata: str | None
+    """Where the JSON files of the tar files are; None: beside them, if there are any."""
+    subfolder: str
+    """Of the dataset of the Hub; empty: all of it."""
+    has_first_dots: bool
+    """A sample's key ends at the first dot of a name, as in WebDataset; else at the last one."""
+    are_whole_texts: bool
+    """A text file is one caption; else each of its lines is one."""
+    max_file_bytes: int | None
+    """Larger files in them are left out, also where the limit of the source is above."""
+    token: str | None = field(default=None, repr=False)
+
+
+Place = CsvSource | HubSource | FolderSource | BucketSource | TarSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

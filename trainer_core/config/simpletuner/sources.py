@@ -1,7 +1,4 @@
-"""Keys of data backends whose pictures are elsewhere: lists, datasets of the Hub, and buckets.
-
-Those of tar files are known, too, but nothing reads them yet.
-"""
+"""Keys of data backends whose pictures are elsewhere: lists, the Hub, buckets, and tar files."""
 
 from collections.abc import Mapping
 from typing import Final, Literal
@@ -20,6 +17,7 @@ from trainer_core.config.simpletuner.source_types import (
     Place,
     SourceKind,
 )
+from trainer_core.config.simpletuner.tar_keys import OF_TARS, TAR_KEYS, tar_place
 from trainer_core.config.simpletuner.verdicts import Option, Table, joined
 
 RowStrategy = Literal["parquet", "csv", "huggingface", "webshart"]
@@ -32,8 +30,9 @@ KIND: Final[Option[SourceKind]] = SOURCES.choice(
     SourceKind,
     "local",
     "Where the pictures are: a local folder, a csv list of addresses, a dataset of the Hub "
-    "(huggingface), or a bucket of S3 (aws). In a local run they are fetched first; the service "
-    "takes local, with the images as files. Tar files (webshart) are not built yet.",
+    "(huggingface), a bucket of S3 (aws), or tar files (webshart; webdataset, where a name's key "
+    "ends at its first dot). In a local run they are fetched first; the service takes local, with "
+    "the images as files.",
     known=("memory",),
     nearest="local, with the images as files",
 )
@@ -66,19 +65,6 @@ _TOKEN: Final = SOURCES.secret(
     "hf_token", "huggingface, webshart: a token of the Hub; by default HF_TOKEN."
 )
 SOURCES.alias("auth_token", _TOKEN)
-_TARS: Final = SOURCES.text(
-    "source",
-    None,
-    "webshart, webdataset: a folder or tar file, an address (https://…/{00000..00011}.tar), or a "
-    "dataset of the Hub.",
-)
-_TAR_METADATA: Final = SOURCES.text(
-    "metadata", None, "webshart: where the JSON files of the tar files are, if not beside them."
-)
-_SUBFOLDER: Final = SOURCES.text("subfolder", None, "webshart: folder of the dataset of the Hub.")
-_TAR_OPTIONS: Final = SOURCES.value(
-    "webshart", "webshart: an object with the keys source, metadata, subfolder and hf_token."
-)
 _TABLE: Final = SOURCES.value(
     "parquet",
     "With caption_strategy parquet: an object with path (of a .parquet, .json or .jsonl file), "
@@ -102,7 +88,7 @@ _MAX_FILE: Final = SOURCES.integer(
 FOLDER: Final = SOURCES.path("instance_data_dir", "Folder of the images, in a local run.")
 SOURCES.alias("instance_data_root", FOLDER)
 
-SOURCE_KEYS: Final = joined(SOURCES, BUCKET_KEYS)
+SOURCE_KEYS: Final = joined(SOURCES, BUCKET_KEYS, TAR_KEYS)
 """Every key that says where pictures are."""
 _OWN: Final[dict[SourceKind, tuple[Option[object], ...]]] = {
     "local": (FOLDER, _TABLE),
@@ -111,8 +97,8 @@ _OWN: Final[dict[SourceKind, tuple[Option[object], ...]]] = {
         *(_DATASET, _SPLIT, _REVISION, _CONFIG, _IMAGE, _CAPTION, _FALLBACK, _HUB, _TOKEN),
     ),
     "aws": (*OF_BUCKETS, _TABLE, FOLDER),
-    "webshart": (_TARS, _TAR_METADATA, _SUBFOLDER, _TAR_OPTIONS, _TOKEN),
-    "webdataset": (_TARS, _SUBFOLDER, _TOKEN),
+    "webshart": (*OF_TARS, _TOKEN),
+    "webdataset": (*OF_TARS, _TOKEN),
 }
 """The keys of each type."""
 _OF_FILES: Final = ("filename", "textfile", "instanceprompt", "parquet")
@@ -121,13 +107,10 @@ _STRATEGIES: Final[Mapping[SourceKind, tuple[WrittenStrategy, ...]]] = {
     "aws": _OF_FILES,
     "csv": ("csv", "instanceprompt"),
     "huggingface": ("huggingface", "instanceprompt"),
+    "webshart": ("webshart", "instanceprompt"),
+    "webdataset": ("webshart", "instanceprompt"),
 }
 """Where captions may come from, by type that is fetched; the first is the default."""
-_NOT_FETCHED: Final[tuple[SourceKind, ...]] = ("webshart", "webdataset")
-"""Types whose keys are known, and whose pictures are not fetched yet."""
-_BRING_FILES: Final = (
-    "copy its pictures into a folder, with captions in text files beside them, and write type local"
-)
 _PUSH: Final = (
     "the service takes images as files: `reverie datasets push CONFIG --backend ID` fetches these "
     "and uploads them, and `reverie runs submit` does it by itself"
@@ -156,23 +139,22 @@ def check_strategy(
 
 def is_refused_kind(kind: SourceKind, source: Source) -> bool:
     """Whether pictures of this type cannot be used in a run of this source."""
-    return kind in _NOT_FETCHED or (source == "http" and kind != "local")
+    return source == "http" and kind != "local"
 
 
 def refuse_kind(options: Options) -> None:
     """Report a type that cannot be used, with what to do."""
     kind = options[KIND]
-    if kind in _NOT_FETCHED:
-        message = f"type {kind} is not built in this version; {_BRING_FILES}."
-        options.problem(KIND, "not_implemented", message)
-    elif options.source == "http" and kind != "local":
+    if options.source == "http" and kind != "local":
         options.problem(KIND, "not_implemented", f"type {kind} is not built over HTTP; {_PUSH}.")
 
 
 def source_of(
-    options: Options, strategy: WrittenStrategy, *, is_mask: bool
+    options: Options, strategy: WrittenStrategy, *, is_mask: bool, are_whole_texts: bool = False
 ) -> PictureSource | None:
     """What the pictures of a backend are fetched from; None where its folder is read as it is.
+
+    ``are_whole_texts``: a text file in a tar file is one caption, also where it has several lines.
 
     Reports problems of its keys, and keys of other types, which have no effect.
     """
@@ -188,7 +170,7 @@ def source_of(
             options.problem(_TABLE, "not_implemented", message)
         return None
     table = blocks.table_in(options, _TABLE) if strategy == "parquet" else None
-    place = _place_of(kind, options)
+    place = _place_of(kind, options, are_whole_texts=are_whole_texts)
     if place is None or (isinstance(place, FolderSource) and table is None):
         options.idle("where no picture is fetched", _MAX_ROWS, _MAX_FILE)
         return None
@@ -201,7 +183,7 @@ def source_of(
     )
 
 
-def _place_of(kind: SourceKind, options: Options) -> Place | None:
+def _place_of(kind: SourceKind, options: Options, *, are_whole_texts: bool) -> Place | None:
     """The place; None where a key that it needs is missing, which is reported."""
     match kind:
         case "local":
@@ -214,7 +196,7 @@ def _place_of(kind: SourceKind, options: Options) -> Place | None:
         case "aws":
             return bucket_place(options, FOLDER)
         case "webshart" | "webdataset":
-            raise AssertionError(kind)  # refuse_kind has reported it
+            return tar_place(options, kind, _TOKEN, are_whole_texts=are_whole_texts)
 
 
 def _csv_place(options: Options) -> CsvSource | None:

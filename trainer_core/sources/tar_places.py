@@ -1,0 +1,372 @@
+"""Where tar files and their indexes are: folders, addresses, and datasets of the Hub.
+
+An index is a JSON file with the name of its tar file. webshart keeps in it where each member
+begins, which is read from the tar file itself here, and the captions.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, product
+from os.path import commonpath
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from trainer_core.config.simpletuner.source_types import (
+    CaptionColumns,
+    HubSource,
+    RowFilter,
+    TarSource,
+)
+from trainer_core.disk import writing
+from trainer_core.paths import find_folder, is_file, places_of
+from trainer_core.progress import Reporter
+from trainer_core.sources.errors import SourceError, UnreachableError
+from trainer_core.sources.hub import Commit, files_of, newest_commit, obtain
+from trainer_core.sources.hub_layout import HubFile
+from trainer_core.sources.places import SourcePlace
+from trainer_core.sources.surroundings import Surroundings
+from trainer_core.sources.tars import captions_in_json
+from trainer_core.web.fetching import FetchError
+from trainer_core.web.resuming import Remote, ask, fetch_on
+
+_TAR: Final = ".tar"
+_INDEX: Final = ".json"
+_MAX_TARS: Final = 100_000
+_MAX_TAR_BYTES: Final = 1 << 40
+_MAX_INDEX_BYTES: Final = 512 << 20
+_THREADS: Final = 8
+_BRACES: Final = re.compile(r"\{([^{}]{1,1000})\}")
+_RANGE: Final = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
+_DATASET: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findable:
+    """A file that can be had."""
+
+    name: str
+    """With the folders below the place that was named."""
+    at: str
+    """Its path or address."""
+    token: str
+    """Names its content."""
+    size_bytes: int
+    """0: not known."""
+    have: Callable[[SourcePlace, Reporter], Path]
+    """Have it on this disk, in the folder of a source; may be deleted after."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundTars:
+    """The tar files of a source."""
+
+    tars: tuple[Findable, ...]
+    indexes: Mapping[str, Findable]
+    """Name of a tar file → its index."""
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """Name of a tar file that is not there → why."""
+
+
+def find_tars(source: TarSource, around: Surroundings, *, wants_captions: bool) -> FoundTars:
+    """Find the tar files of a source, and their indexes where captions are wanted.
+
+    Raises SourceError where there are none, UnreachableError where their place does not answer.
+    """
+    name, faults = source.source, dict[str, str]()
+    beside: Mapping[str, Findable] = {}
+    if _is_address(name):
+        tars, faults = _at_addresses(name, around)
+        if wants_captions and source.metadata is None:
+            beside = _there({tar.name: _index_address(tar.at) for tar in tars}, around)
+    elif (in_folders := _in_folders(name, around.folders)) is not None:
+        tars = in_folders
+        beside = _beside({tar.name: Path(_index_of(tar.at)) for tar in tars})
+    elif _DATASET.fullmatch(name):
+        files = _in_dataset(name, source)
+        tars = [each for each in files.values() if each.name.endswith(_TAR)]
+        beside = _named(files, tars)
+    else:
+        tried = ", ".join(str(p)[:300] for p in places_of(name, around.folders))
+        raise SourceError(
+            f"source names {name[:200]}, which is no address, no dataset of the Hub (owner/name), "
+            f"and in none of these places: {tried}"
+        )
+    if not tars and not faults:
+        raise SourceError(f"source names {name[:200]}, which has no .tar file")
+    if source.metadata is not None:
+        beside = _indexes_at(source.metadata, tars, source, around)
+    return FoundTars(tars=tuple(tars), indexes=beside if wants_captions else {}, faults=faults)
+
+
+def _indexes_at(
+    where: str, tars: Sequence[Findable], source: TarSource, around: Surroundings
+) -> dict[str, Findable]:
+    """Name of a tar file → its index in another place, of those that have one there."""
+    if _is_address(where):
+        base = where.rstrip("/")
+        return _there({tar.name: f"{base}/{_index_of(tar.name)}" for tar in tars}, around)
+    folder = find_folder(where, around.folders)
+    if folder is not None:
+        return _beside({tar.name: folder / _index_of(tar.name) for tar in tars})
+    if _DATASET.fullmatch(where):
+        return _named(_in_dataset(where, source), tars)
+    tried = ", ".join(str(p)[:300] for p in places_of(where, around.folders))
+    raise SourceError(
+        f"metadata names {where[:200]}, which is no address, no dataset of the Hub (owner/name), "
+        f"and no folder in these places: {tried}"
+    )
+
+
+def captions_in_index(body: bytes, name: str) -> dict[str, Any]:
+    """Member → its captions, of an index; raises SourceError where it is none."""
+    try:
+        read = json.loads(body)
+        files = read["files"]
+        listed = (
+            [{"path": path, **each} for path, each in files.items()]
+            if isinstance(files, dict)
+            else list(files)
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SourceError(
+            f"{name} is no index of a tar file: it has to be a JSON object with files"
+        ) from error
+    found: dict[str, Any] = {}
+    for each in listed:
+        if not isinstance(each, dict):
+            continue
+        path = next((each[k] for k in ("path", "fname", "filename") if each.get(k)), None)
+        captions = each.get("captions") or each.get("caption")
+        captions = captions or captions_in_json(each.get("json_metadata"))
+        if isinstance(path, str) and captions:
+            found[path.removeprefix("./")] = captions
+    return found
+
+
+def read_index(found: Findable, place: SourcePlace, reporter: Reporter) -> dict[str, Any]:
+    """The captions in an index; raises SourceError."""
+    if found.size_bytes > _MAX_INDEX_BYTES:
+        raise SourceError(f"{found.name} has {found.size_bytes:,} bytes, more than are read")
+    file = found.have(place, reporter)
+    try:
+        return captions_in_index(file.read_bytes(), found.name)
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def expanded_braces(text: str) -> list[str]:
+    """``a{00..11}.tar`` and ``{x,y}`` as shells have them; raises SourceError for too many."""
+    parts = _BRACES.split(text)
+    choices = [[part] if number % 2 == 0 else _choices(part) for number, part in enumerate(parts)]
+    found = ["".join(each) for each in islice(product(*choices), _MAX_TARS + 1)]
+    if len(found) > _MAX_TARS:
+        raise SourceError(f"source names more than {_MAX_TARS:,} tar files")
+    return found
+
+
+def _choices(part: str) -> list[str]:
+    between = _RANGE.fullmatch(part)
+    if between is None:
+        return part.split(",") if "," in part else [f"{{{part}}}"]
+    first, last = int(between[1]), int(between[2])
+    if abs(last - first) > _MAX_TARS:
+        raise SourceError(f"source names more than {_MAX_TARS:,} tar files")
+    step = 1 if first <= last else -1
+    return [f"{n:0{len(between[1])}d}" for n in range(first, last + step, step)]
+
+
+def _is_address(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
+
+
+def _in_folders(name: str, folders: Sequence[Path]) -> list[Findable] | None:
+    """The tar files in a folder or of a pattern on this machine; None where it is neither."""
+    folder = find_folder(name, folders)
+    if folder is not None:
+        below = (
+            each
+            for each in folder.rglob(f"*{_TAR}")
+            if not any(part.startswith(".") for part in each.relative_to(folder).parts)
+        )
+        files = sorted(each for each in below if is_file(each))
+        return [_local(each, each.relative_to(folder).as_posix()) for each in files]
+    found: list[Findable] = []
+    for each in expanded_braces(name):
+        file = next((p for p in places_of(each, folders) if is_file(p)), None)
+        if file is None and not found:
+            return None
+        if file is None:
+            raise SourceError(f"source names {each[:200]}, which is not there")
+        found.append(_local(file, file.name))
+    return found
+
+
+def _local(file: Path, name: str) -> Findable:
+    file = file.absolute()
+    stat = file.stat()
+    return Findable(
+        name=name,
+        at=str(file),
+        token=f"{file}-{stat.st_size}-{stat.st_mtime_ns}",
+        size_bytes=0,  # no space is needed for it
+        have=partial(_linked, file),
+    )
+
+
+def _linked(file: Path, place: SourcePlace, _reporter: Reporter) -> Path:
+    link = _on_the_way(place, str(file), file.suffix)
+    with writing(place.folder):
+        link.unlink(missing_ok=True)
+        link.symlink_to(file)
+    return link
+
+
+def _on_the_way(place: SourcePlace, token: str, suffix: str) -> Path:
+    folder = place.folder / "tars"
+    with writing(place.folder):
+        folder.mkdir(exist_ok=True)
+    name = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return folder / f"{name}{suffix}"
+
+
+def _at_addresses(text: str, around: Surroundings) -> tuple[list[Findable], dict[str, str]]:
+    """The tar files of a pattern of addresses, and those that are not there."""
+    urls = expanded_braces(text)
+    names = _names_of(urls)
+    found: list[Findable] = []
+    faults: dict[str, str] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        answers = pool.map(partial(_asked, around=around), urls)
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, Remote):
+                found.append(_remote(answer, name, around))
+            else:
+                faults[name] = answer.message
+    return found, faults
+
+
+def _names_of(urls: Sequence[str]) -> list[str]:
+    """Paths of addresses, without the folders that all of them have."""
+    parts = [PurePosixPath(urlsplit(url).path).parts for url in urls]
+    shared = commonpath(["/".join(each[:-1]) or "." for each in parts])
+    start = len(PurePosixPath(shared).parts)
+    return ["/".join(each[start:]) for each in parts]
+
+
+def _asked(url: str, around: Surroundings) -> Remote | FetchError:
+    """What is at an address, or why nothing is; raises UnreachableError where that may pass."""
+    try:
+        return ask(url, allowed=around.allowed)
+    except FetchError as error:
+        if error.retryable:
+            raise UnreachableError(f"{error.message}; give the same command again") from error
+        return error
+
+
+def _remote(remote: Remote, name: str, around: Surroundings) -> Findable:
+    return Findable(
+        name=name,
+        at=remote.url,
+        token=f"{remote.url}-{remote.mark}-{remote.size_bytes}",
+        size_bytes=remote.size_bytes,
+        have=partial(_downloaded, remote, name, around),
+    )
+
+
+def _downloaded(
+    remote: Remote, name: str, around: Surroundings, place: SourcePlace, reporter: Reporter
+) -> Path:
+    place.stopping.clear()
+    file = _on_the_way(place, f"{remote.url}-{remote.mark}", PurePosixPath(name).suffix)
+    mib = remote.size_bytes >> 20
+
+    def tell(size_bytes: int) -> None:
+        reporter.check_control()
+        reporter.progress(f"{name}, MiB", size_bytes >> 20, max(mib, size_bytes >> 20))
+
+    if is_file(file):
+        return file
+    try:
+        with writing(place.folder):
+            fetch_on(
+                remote,
+                file,
+                max_bytes=_MAX_TAR_BYTES,
+                allowed=around.allowed,
+                stopping=place.stopping,
+                tell=tell,
+            )
+    except FetchError as error:
+        kind = UnreachableError if error.retryable else SourceError
+        raise kind(error.message) from error
+    return file
+
+
+def _in_dataset(dataset: str, source: TarSource) -> dict[str, Findable]:
+    """Path → tar file or index in a dataset of the Hub, in the order of their paths."""
+    hub = HubSource(
+        dataset=dataset,
+        revision=None,
+        split="train",
+        config=None,
+        image_column="image",
+        captions=CaptionColumns(columns=()),
+        rows=RowFilter(),
+        token=source.token,
+    )
+    commit = newest_commit(hub)
+    start = f"{source.subfolder}/" if source.subfolder else ""
+    return {
+        each.path: Findable(
+            name=each.path,
+            at=each.path,
+            token=each.oid,
+            size_bytes=each.size_bytes,
+            have=partial(_obtained, commit, each),
+        )
+        for each in sorted(files_of(commit), key=lambda each: each.path)
+        if each.path.startswith(start)
+        and each.path.endswith((_TAR, _INDEX))
+        and not any(part.startswith(".") for part in each.path.split("/"))
+    }
+
+
+def _obtained(commit: Commit, file: HubFile, place: SourcePlace, reporter: Reporter) -> Path:
+    return obtain(commit, file, place.folder / "tars", reporter)
+
+
+def _there(urls: Mapping[str, str], around: Surroundings) -> dict[str, Findable]:
+    """Name of a tar file → its index, of those at whose addresses is one."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        answers = pool.map(partial(_asked, around=around), urls.values())
+        return {
+            name: _remote(answer, _index_of(name), around)
+            for name, answer in zip(urls, answers, strict=True)
+            if isinstance(answer, Remote)
+        }
+
+
+def _beside(files: Mapping[str, Path]) -> dict[str, Findable]:
+    """Name of a tar file → its index, of those of these files that are there."""
+    return {name: _local(file, file.name) for name, file in files.items() if is_file(file)}
+
+
+def _named(known: Mapping[str, Findable], tars: Iterable[Findable]) -> dict[str, Findable]:
+    """Name of a tar file → its index, of those whose names are known."""
+    names = {tar.name: _index_of(tar.name) for tar in tars}
+    return {name: known[index] for name, index in names.items() if index in known}
+
+
+def _index_of(name: str) -> str:
+    return f"{name.removesuffix(_TAR)}{_INDEX}"
+
+
+def _index_address(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(path=_index_of(parts.path)).geturl()
