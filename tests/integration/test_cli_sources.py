@@ -1,7 +1,9 @@
 """Pictures that are elsewhere, from the command line: looked at, fetched, pushed and trained on."""
 
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,48 @@ def test_they_are_sent_to_the_service_as_files(config: Path) -> None:
     body["data_backends"] = [{**backends[0], "csv_file": "none.csv"}]
     with pytest.raises(CommandError, match=r"none\.csv"):
         local_folders(body, (config.parent,), env, (), named=())
+
+
+@pytest.mark.parametrize("kind", ["aws", "webshart"])
+def test_buckets_and_tar_files_are_looked_at_and_fetched(
+    config: Path, server: FileServer, kind: str
+) -> None:
+    files = {f"{n}.png": picture(n, size=(128, 128)) for n in range(3)} | {"0.txt": b"one\ntwo"}
+    backend: dict[str, Any] = {"id": "list", "type": kind}
+    if kind == "webshart":
+        with tarfile.open(config.parent / "t.tar", "w") as opened:
+            for name, body in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(body)
+                opened.addfile(info, io.BytesIO(body))
+        backend |= {"source": "t.tar", "caption_strategy": "webshart"}
+    else:
+        listed = "".join(
+            f"<Contents><Key>{name}</Key><Size>{len(body)}</Size></Contents>"
+            for name, body in files.items()
+        )
+        page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>"
+        server.files["/pictures"] = File(body=page.encode())
+        server.files |= {f"/pictures/{name}": File(body=body) for name, body in files.items()}
+        backend |= {
+            "aws_bucket_name": "pictures",
+            "aws_endpoint_url": server.url(""),
+            "aws_access_key_id": "AKIAEXAMPLE",
+            "aws_secret_access_key": "not-for-eyes",
+            "caption_strategy": "textfile",
+        }
+    (config / "b.json").write_text(json.dumps([backend]))
+    sheet, to = config.parent / "sheet.png", config.parent / "pictures"
+
+    argv = ("--allow-network", NETWORK)
+    looked = run(config, "validate", "--config", str(config), "--contact-sheet", str(sheet), *argv)
+    argv = ("--backend", "list", "--output", str(to), *argv)
+    fetched = run(config, "datasets", "fetch", str(config), *argv)
+
+    assert fetched.exit_code == 0, fetched.output
+    assert sheet.is_file(), looked.output
+    assert "not-for-eyes" not in looked.output + fetched.output
+    assert {file.name: file.read_bytes() for file in to.rglob("*") if file.is_file()} == files
 
 
 @pytest.mark.deep

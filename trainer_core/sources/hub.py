@@ -13,7 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from trainer_core.config.simpletuner.source_types import HubSource, PictureSource
+from trainer_core.data.captions import MAX_CAPTION_BYTES, decode_caption
 from trainer_core.disk import writing
+from trainer_core.errors import BadCaptionError
 from trainer_core.progress import Reporter
 from trainer_core.sources.captions import captions_of_row
 from trainer_core.sources.errors import (
@@ -24,7 +26,7 @@ from trainer_core.sources.errors import (
 )
 from trainer_core.sources.hub_layout import HubFile, SplitFiles
 from trainer_core.sources.parquet_rows import open_parquet
-from trainer_core.sources.rows import Row, own_key, safe_key, suffix_in
+from trainer_core.sources.rows import Row, own_key, refuse, safe_key, suffix_in
 from trainer_core.sources.tables import json_lines
 
 _KIND: Final = "dataset"
@@ -192,28 +194,36 @@ def picture_rows(
         if number < first:
             continue
         row = tables.get(file.path)
-        captions: tuple[str, ...] | None = None
+        captions: tuple[str, ...] | str | None = None
+        token = file.oid
+        write = functools.partial(_move, commit, file, folder, max_bytes=source.max_file_bytes)
         if source.wants_captions:
             text = texts.get(str(PurePosixPath(file.path).with_suffix("")))
             if row is not None:
                 captions = captions_of_row(row, place.captions)
             elif text is not None:
-                captions = _lines(obtain(commit, text, folder))
+                try:
+                    captions = _text_of(commit, text, folder)
+                except (RowError, BadCaptionError) as error:
+                    # Without a token, so that no picture of before is taken for it.
+                    token, write = "", functools.partial(refuse, str(error))
             else:
                 captions = ()
         yield Row(
             key=key,
-            token=file.oid,
+            token=token,
             suffix=suffix_in(file.path),
             label=file.path,
             captions=captions,
-            write=functools.partial(_move, commit, file, folder, max_bytes=source.max_file_bytes),
+            write=write,
         )
 
 
-def _lines(file: Path) -> tuple[str, ...]:
-    text = file.read_text(encoding="utf-8-sig", errors="replace")
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+def _text_of(commit: Commit, file: HubFile, folder: Path) -> str:
+    """The text of a caption file; raises RowError and BadCaptionError."""
+    if file.size_bytes > MAX_CAPTION_BYTES:
+        raise RowError(f"{file.path}: {file.size_bytes:,} bytes are too many for captions")
+    return decode_caption(obtain(commit, file, folder).read_bytes(), name=file.path)
 
 
 def _move(commit: Commit, file: HubFile, folder: Path, to: Path, *, max_bytes: int) -> None:

@@ -216,7 +216,8 @@ def _link(earlier: Path, file: Path) -> None:
 
 def one_line(caption: str) -> str:
     """A caption as one line of a caption file: line breaks become blanks, and NULs go."""
-    return " ".join(caption.replace("\0", " ").split())
+    lines = (line.strip() for line in caption.replace("\0", " ").splitlines())
+    return " ".join(line for line in lines if line)
 
 
 def safe_key(path: str) -> str:
