@@ -35,7 +35,7 @@ OTHER_BACKEND_KEYS.no_effect("disable_validation", "No pictures are made while i
 OTHER_BACKEND_KEYS.removed("ignore_epochs config_version")
 OTHER_BACKEND_KEYS.no_effect(
     "_i2v_autoconditioning_attached _s2v_audio_autoinjected _wan_i2v_autoconditioning_attached "
-    "auto_generated conditioning_config config data_backend data_generator filter_func "
+    "auto_generated conditioning_config config data_backend data_generator "
     "metadata_clone_source_id sampler train_dataloader train_dataset",
     "SimpleTuner notes it for itself.",
 )
@@ -49,7 +49,7 @@ OTHER_BACKEND_KEYS.no_effect(
 )
 OTHER_BACKEND_KEYS.no_effect(
     "memory_filesystem_path memory_filesystem_size memory_filesystem_sudo",
-    "It belongs to a type of backend that is not built.",
+    "It belongs to caches in memory (type memory); the cache keeps itself.",
 )
 OTHER_BACKEND_KEYS.handled(
     "aws_max_pool_connections auto_load buffer_size csv_cache_dir csv_hash_filenames "
@@ -57,9 +57,19 @@ OTHER_BACKEND_KEYS.handled(
     "webshart_optimise_captions webshart_optimize_captions",
     "Pictures from elsewhere are fetched once and kept as files; there is nothing to set.",
 )
+OTHER_BACKEND_KEYS.handled(
+    "csv", "SimpleTuner reads the folder of its downloads there; they are kept by themselves here."
+)
 OTHER_BACKEND_KEYS.no_effect(
-    "csv data_files video_column composite_image_column split_composite_images",
-    "It is not read here.",
+    "data_files", "SimpleTuner has no such key: split and dataset_config choose files of a dataset."
+)
+OTHER_BACKEND_KEYS.no_effect("video_column", "It belongs to another kind of data.")
+OTHER_BACKEND_KEYS.not_built(
+    "split_composite_images", "Grids of pictures are not cut: bring single pictures.", False,
+    type_="bool",
+)  # fmt: skip
+OTHER_BACKEND_KEYS.no_effect(
+    "composite_image_column", "It belongs to split_composite_images, which is not built."
 )
 OTHER_BACKEND_KEYS.refused("ssl_no_verify", "Certificates are always checked: leave it out.")
 _SECRET_KEYS: Final = frozenset(

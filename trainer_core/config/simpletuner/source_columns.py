@@ -89,12 +89,19 @@ def _columns(options: Options, row: Option[JsonValue]) -> tuple[str, ...] | None
     return tuple(dict.fromkeys(str(each) for each in listed))
 
 
-def row_filter(block: Options) -> RowFilter:
-    """Which rows of a dataset of the Hub are taken; reports what is wrong with it."""
+def row_filter(options: Options, row: Option[JsonValue], block: Options) -> RowFilter:
+    """Which rows of a dataset of the Hub are taken; reports what is wrong with it.
+
+    ``row``: of the backend, for where its block has no filter.
+    """
     if _is_on(block[_HUB_COMPOSITE]):
         message = "Grids of pictures are not cut in this version: bring single pictures."
         block.problem(_HUB_COMPOSITE, "not_implemented", message)
-    found = block_of(block, _HUB_FILTER, _FILTER)
+    if block.given(_HUB_FILTER):
+        found = block_of(block, _HUB_FILTER, _FILTER)
+        options.idle("with that of huggingface", row)
+    else:
+        found = block_of(options, row, _FILTER)
     collection, thresholds = found[_COLLECTION], found[_THRESHOLDS] or {}
     names = [collection] if isinstance(collection, str) else collection or []
     if not isinstance(names, list) or not all(isinstance(each, str) for each in names):

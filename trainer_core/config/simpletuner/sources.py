@@ -61,6 +61,9 @@ _HUB: Final = SOURCES.value(
     "huggingface: an object with the keys above, filter_func (collection, quality_thresholds, "
     "quality_column, min_width, min_height) and description_column.",
 )
+_FILTER: Final = SOURCES.value(
+    "filter_func", "huggingface: which rows are taken; that of the object huggingface goes first."
+)
 _TOKEN: Final = SOURCES.secret(
     "hf_token", "huggingface, webshart: a token of the Hub; by default HF_TOKEN."
 )
@@ -94,7 +97,7 @@ _OWN: Final[dict[SourceKind, tuple[Option[object], ...]]] = {
     "local": (FOLDER, _TABLE),
     "csv": (_CSV_FILE, _CSV_URL, _CSV_CAPTION),
     "huggingface": (
-        *(_DATASET, _SPLIT, _REVISION, _CONFIG, _IMAGE, _CAPTION, _FALLBACK, _HUB, _TOKEN),
+        *(_DATASET, _SPLIT, _REVISION, _CONFIG, _IMAGE, _CAPTION, _FALLBACK, _HUB, _FILTER, _TOKEN),
     ),
     "aws": (*OF_BUCKETS, _TABLE, FOLDER),
     "webshart": (*OF_TARS, _TOKEN),
@@ -214,7 +217,7 @@ def _hub_place(options: Options) -> HubSource | None:
     block = blocks.block_of(options, _HUB, blocks.HUB_BLOCK)
     dataset = _needed(options, _DATASET, options[_DATASET] or block[blocks.HUB_DATASET])
     captions = blocks.hub_captions(options, _CAPTION, _FALLBACK, block)
-    rows = blocks.row_filter(block)
+    rows = blocks.row_filter(options, _FILTER, block)
     if not dataset or captions is None:
         return None
     return HubSource(
