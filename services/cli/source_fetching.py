@@ -22,8 +22,8 @@ AllowNetwork = Annotated[
     typer.Option(
         "--allow-network",
         metavar="CIDR",
-        help="Addresses in lists of pictures may lead to this network, such as 192.168.1.0/24; "
-        "else only to the public internet.",
+        help="Addresses of pictures (in lists, of buckets and tar files) may lead to this network, "
+        "such as 192.168.1.0/24; else only to the public internet.",
     ),
 ]
 

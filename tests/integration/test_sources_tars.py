@@ -29,6 +29,7 @@ from trainer_core.sources.errors import SourceError, UnreachableError
 from trainer_core.sources.fetching import FetchedSource, fetch_source
 from trainer_core.sources.surroundings import Surroundings
 from trainer_core.sources.tar_places import captions_in_index, expanded_braces
+from trainer_core.web.fetching import FetchError
 from trainer_core.web.resuming import Remote, fetch_on
 
 OWN, INSIDE = "127.0.0.2", "127.0.0.1"
@@ -140,7 +141,7 @@ def test_samples_with_every_kind_of_caption(tmp_path: Path) -> None:
     assert "odd.json is no JSON" in note
     assert get(tmp_path, place_of("data")) == found
     whole = get(tmp_path, place_of("data/a.tar", are_whole_texts=True))
-    assert content(whole)["a/1"][1] == "one cat two\n"
+    assert content(whole)["a/1"][1] == "one  cat two\n"
     names = get(tmp_path, place_of("data"), wants_captions=False)
     assert content(names)["a/latin"] == (picture(8), "")
 
@@ -326,7 +327,9 @@ def test_tar_files_at_addresses_with_dead_ones_and_one_that_leads_inside(
         get(tmp_path, place_of(server.url("/data/{00..02}.tar")), allowed=f"{INSIDE}/32")
 
 
-def test_a_large_download_goes_on_where_it_stopped(server: FileServer, tmp_path: Path) -> None:
+def test_a_large_download_goes_on_where_it_stopped(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     body = bytes(range(256)) * 4000
     server.files["/a"] = File(body=body, headers={"ETag": '"1"'}, has_ranges=True)
     remote = Remote(url=server.url("/a"), size_bytes=len(body), mark='"1"')
@@ -356,8 +359,15 @@ def test_a_large_download_goes_on_where_it_stopped(server: FileServer, tmp_path:
     to.unlink()
     (tmp_path / "a.part").write_bytes(b"of another content")
     server.files["/a"] = File(body=body, headers={"ETag": '"2"'}, has_ranges=True)
-    with pytest.raises(Exception, match="it changed in the meantime"):
+    fetch(seen.append)
+    assert to.read_bytes() == body
+    to.unlink()
+    server.files["/a"] = File(body=body[:9], declared_bytes=len(body), headers={"ETag": '"2"'})
+    monkeypatch.setattr("trainer_core.web.resuming._FIRST_WAIT_S", 0.001)
+    server.requests.clear()
+    with pytest.raises(FetchError, match="connection broke"):
         fetch(seen.append)
+    assert len(server.requests) == 4
 
 
 def test_an_interrupted_fetch_goes_on(tmp_path: Path) -> None:

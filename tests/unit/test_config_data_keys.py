@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.config_examples import import_small, notices_of, problems_of
 from trainer_core.config.simpletuner.backends import BACKEND_OPTIONS
+from trainer_core.config.simpletuner.other_backend_keys import without_credentials
 from trainer_core.config.simpletuner.source_types import HubSource
 from trainer_core.config.simpletuner.verdicts import Option
 
@@ -143,3 +144,15 @@ def test_rows_of_the_hub_are_filtered_by_the_block_or_by_the_backend(block: Any)
     place = found.sources["hub"].place
     assert isinstance(place, HubSource)
     assert place.rows.min_width == (64 if block else 512)
+
+
+def test_credentials_are_taken_out_of_what_is_stored_also_in_blocks() -> None:
+    secret = {"aws_secret_access_key": "not-for-eyes", "--hf_token": "not-for-eyes"}
+    backend: dict[str, Any] = {**CATS, **secret, "aws": {**secret, "aws_bucket_name": "b"}}
+    backend |= {"webshart": {"hf_token": "not-for-eyes", "source": "s"}, "list": [secret]}
+    assert without_credentials(backend) == {
+        **CATS,
+        "aws": {"aws_bucket_name": "b"},
+        "webshart": {"source": "s"},
+        "list": [{}],
+    }

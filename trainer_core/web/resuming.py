@@ -59,14 +59,15 @@ def fetch_on(
 
     Args:
         remote: what ``ask`` gave.
-        to: appears when the file is whole. The same one names the same content.
+        to: appears when the file is whole. What was written of it before goes on only where the
+            server says that the file is still the same; else it comes anew.
         max_bytes: of the file.
         allowed: networks that may be reached although they are not public.
         stopping: gives the download up when it is set.
         tell: takes the bytes that are there, now and then; may raise.
 
     Raises:
-        FetchError: it is not there, it changed, or the server breaks off again and again.
+        FetchError: it is not there, or the server breaks off again and again.
         OSError: ``to`` cannot be written.
     """
     draft = to.with_name(f"{to.name}.part")
@@ -107,13 +108,13 @@ def _go_on(
     limits = FetchLimits(max_bytes=max_bytes, timeout_s=timeout_s)
     asked = answered("GET", remote.url, headers, limits, allowed=allowed, expected=(200, 206))
     with asked as (answer, at):
-        if _described(at, answer).mark != remote.mark:
-            raise FetchError(at, "it changed in the meantime: give the same command again")
         is_rest = answer.status == 206
         if is_rest and not header_of(answer, b"content-range").startswith(f"bytes {there}-"):
             draft.unlink(missing_ok=True)
             raise FetchError(at, "the server sends another part than was asked for", may_pass=True)
         size_bytes = there if is_rest else 0
+        declared = header_of(answer, b"content-length")
+        wanted_bytes = size_bytes + int(declared[:18]) if declared.isdecimal() else None
         with draft.open("ab" if is_rest else "wb") as file:
             for piece in answer.iter_stream():
                 if stopping.is_set():
@@ -123,8 +124,8 @@ def _go_on(
                     raise FetchError(at, f"it is larger than {max_bytes:,} bytes")
                 file.write(piece)
                 tell(size_bytes)
-    if remote.size_bytes and size_bytes != remote.size_bytes:
-        why = f"{size_bytes:,} of {remote.size_bytes:,} bytes came"
+    if wanted_bytes is not None and size_bytes != wanted_bytes:
+        why = f"{size_bytes:,} of {wanted_bytes:,} bytes came"
         raise FetchError(remote.url, why, may_pass=True)
 
 
