@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from trainer_core.config.simpletuner.source_types import (
     CaptionColumns,
     CaptionTable,
@@ -12,6 +14,7 @@ from trainer_core.config.simpletuner.source_types import (
 from trainer_core.sources.folder_table import rows_of_folder
 from trainer_core.sources.hub import Commit, picture_rows
 from trainer_core.sources.hub_layout import HubFile, SplitFiles
+from trainer_core.sources.rows import own_key, safe_key
 
 COLUMNS = CaptionColumns(columns=("text",))
 
@@ -51,3 +54,26 @@ def test_pictures_with_one_stem_have_captions_of_their_own(tmp_path: Path) -> No
     assert rows[0].key == "in/a"
     assert rows[1].key != rows[0].key
     assert [row.captions for row in rows] == [("one",), ("two",)]
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("in/a b.png", "in/a b"),
+        ("../../etc/passwd", "etc/passwd"),
+        ("/abs/.hidden.png", "abs/hidden"),
+        ("a\\b\x07.png", "a/b_"),
+        ("a.png/b.png", "a.png_/b"),
+        ("v1.5/b.png", "v1.5/b"),
+        ("..", "_"),
+        ("", "_"),
+    ],
+)
+def test_a_path_of_a_source_becomes_a_safe_one(path: str, key: str) -> None:
+    assert safe_key(path) == key
+
+
+def test_a_long_name_is_one_that_a_disk_takes(tmp_path: Path) -> None:
+    key = safe_key("猫" * 300 + ".png")
+    assert key == "猫" * 66
+    (tmp_path / f"{own_key(key, 'x', {key.casefold()})}.jpeg").write_bytes(b"")

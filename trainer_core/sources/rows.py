@@ -226,12 +226,17 @@ def safe_key(path: str) -> str:
     Without the suffix.
     """
     at = PurePosixPath(path.replace("\\", "/"))
-    parts = at.with_suffix("").parts if at.name else at.parts
     plain = [
-        "".join(c if c.isprintable() else "_" for c in part.strip().lstrip(".")) for part in parts
+        "".join(c if c.isprintable() else "_" for c in part.strip().lstrip("."))
+        for part in (at.with_suffix("").parts if at.name else at.parts)
     ]
     kept = [_cut(part) for part in plain if part and part != "/"]
-    return "/".join(kept) if kept else "_"
+    return "/".join([*map(_folder_name, kept[:-1]), *kept[-1:]]) or "_"
+
+
+def _folder_name(name: str) -> str:
+    """A name that no picture and no caption has: in a bucket, ``a.png`` may be a folder, too."""
+    return f"{name}_" if suffix_in(name) in (*IMAGE_SUFFIXES, CAPTION_SUFFIX) else name
 
 
 def _cut(name: str) -> str:
