@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
             return EXIT_ORPHANED
     match args.command:
         case "make-tiny":
-            from trainer_core.commands import make_tiny  # noqa: PLC0415 - imports torch
+            from trainer_core.commands import make_tiny  # noqa: PLC0415 - may import torch
 
             return make_tiny.make(args.folder, args.shape)
         case "inspect":

@@ -85,6 +85,18 @@ def listed_base_models(env: Mapping[str, str]) -> dict[str, BaseModel]:
     return read_base_models(models_dir) if named or models_dir.is_dir() else {}
 
 
+def holds_base_model(folder: Path) -> bool:
+    """Whether a described base model is there; False where one can be written.
+
+    Raises BaseModelError where the folder holds anything else.
+    """
+    if (folder / DESCRIPTION_NAME).is_file():
+        return True
+    if folder.exists() and any(folder.iterdir()):
+        raise BaseModelError(f"{folder} is not empty and is not a described base model")
+    return False
+
+
 def read_base_model(folder: Path) -> BaseModel:
     """The base model in ``folder``; raises BaseModelError if it has no valid description."""
     try:

@@ -31,9 +31,8 @@ from transformers import (
     T5EncoderModel,
 )
 
-from trainer_core.base_models.describe import DESCRIPTION_NAME, describe_base
+from trainer_core.base_models.describe import DESCRIPTION_NAME, describe_base, holds_base_model
 from trainer_core.base_models.known import KNOWN_MODELS, TINY_NAME, WIDE_NAME
-from trainer_core.errors import BaseModelError
 from trainer_core.hidream.testing.tokenizers import clip_tokenizer, llama_tokenizer, t5_tokenizer
 
 _SEED: Final = 20250407
@@ -67,10 +66,8 @@ def make_wide(folder: Path) -> None:
 
 def _make(folder: Path, name: str) -> None:
     folder = folder.absolute()
-    if (folder / DESCRIPTION_NAME).is_file():
+    if holds_base_model(folder):
         return
-    if folder.exists() and any(folder.iterdir()):
-        raise BaseModelError(f"{folder} is not empty and is not a described base model")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
