@@ -4,6 +4,8 @@ import gc
 import os
 import signal
 
+import structlog
+
 # Before anything imports triton: its interpreter runs the kernels on CPU tensors. `make test-gpu`
 # sets 0, and so compiles them.
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -27,13 +29,20 @@ pytest_plugins = [
     "tests.support.zygote",
     "tests.support.local_commands",
     "tests.support.validating",
+    "tests.support.pairs",
 ]
 
 
 def pytest_configure() -> None:
-    """Undo an ignored SIGINT: a background job of `sh` has it, and child processes inherit it."""
+    """Plain tracebacks in logs, and no ignored SIGINT.
+
+    A background job of `sh` ignores it, and child processes inherit that.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # With every local variable of every frame, as is usual, a traceback takes ten seconds.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
 
 
 def pytest_collection() -> None:

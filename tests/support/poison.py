@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 
 @pytest.fixture
 def poisoned_memory() -> Iterator[None]:
     """``torch.empty`` and its relatives return NaN (integers: the largest)."""
+    import torch  # every test run imports this module
+
     deterministic: Any = torch.utils.deterministic
     filled_before = deterministic.fill_uninitialized_memory
     # Together they make torch fill what is not initialized. A run turns the filling off.

@@ -325,6 +325,7 @@ def test_the_gradient_of_dropout_is_that_of_the_elements_it_kept(
     assert float(values.grad @ direction) == pytest.approx(float(slope), rel=1e-5)
 
 
+@pytest.mark.each_pair
 @pytest.mark.parametrize("keeps_transposed", [True, False])
 @pytest.mark.parametrize("name", ["attention", "all linears", "lora", "experts only"])
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ def distance(found: torch.Tensor, right: torch.Tensor) -> float:
 ALL = "hidden shift scale update gate tail"
 
 
+@pytest.mark.each_pair
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 6e-3)])
 @pytest.mark.parametrize("shape", [(1, 5, 3, 16), (2, 4, 3, 50), (2, 3, 0, 33), (1, 2, 1, 2560)])

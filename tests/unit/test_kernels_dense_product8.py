@@ -14,6 +14,7 @@ from trainer_core.kernels.dense_product8 import (
 )
 
 
+@pytest.mark.each_pair
 @pytest.mark.parametrize("dtype8", DTYPES, ids=str)
 @pytest.mark.parametrize("has_scale", [False, True])
 @pytest.mark.parametrize("has_bias", [False, True])

@@ -71,6 +71,7 @@ def test_each_sorted_row_is_multiplied_by_the_gate_of_its_sample(F: int, gather:
         assert torch.equal(rows[row], x[token] * gate[token // (N // B)])
 
 
+@pytest.mark.each_pair
 @pytest.mark.parametrize("F", WIDTHS)
 @pytest.mark.parametrize("has_extra", [False, True])
 @pytest.mark.parametrize("combine", [combine_rows, combine_rows_plain, combine_rows_triton])
@@ -88,6 +89,7 @@ def test_each_token_gets_the_sum_of_its_rows(F: int, has_extra: bool, combine: F
         torch.testing.assert_close(combined[token].double(), wanted, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.each_pair
 @pytest.mark.parametrize("F", WIDTHS)
 @pytest.mark.parametrize("has_extra", [False, True])
 @pytest.mark.parametrize("combine", [combine_rows, combine_rows_plain, combine_rows_triton])
@@ -190,6 +192,7 @@ def test_the_plain_sums_have_gradients_in_float64() -> None:
     assert torch.autograd.gradcheck(both, (rows, extra, hidden, gate, logits, weight))
 
 
+@pytest.mark.each_pair
 @pytest.mark.parametrize("F", WIDTHS)
 @pytest.mark.parametrize("gather", [gather_rows8, gather_rows8_plain, gather_rows8_triton])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -206,6 +209,7 @@ def test_rows_in_8_bits_are_copied_with_their_scales(
     assert torch.equal(copied_scale, scale[tokens])
 
 
+@pytest.mark.each_pair
 @pytest.mark.parametrize(
     ("gather", "rounding"),
     [

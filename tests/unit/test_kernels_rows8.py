@@ -40,6 +40,7 @@ def exact_rows(N: int, F: int, dtype8: torch.dtype) -> tuple[torch.Tensor, torch
     return rows8, torch.arange(N).sub(N // 2).mul(4.0).exp2()
 
 
+@pytest.mark.each_pair
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("F", [16, 101, 2560])
 @pytest.mark.parametrize("dtype8", DTYPES, ids=str)
@@ -65,6 +66,7 @@ def test_integers_are_rounded_half_to_even(quantize: Quantize, F: int) -> None:
     assert torch.equal(rows8.float(), x.round())
 
 
+@pytest.mark.each_pair
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("F", [16, 101, 2560])
 @pytest.mark.parametrize("has_factor", [False, True])

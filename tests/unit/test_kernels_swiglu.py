@@ -57,6 +57,7 @@ def close(found: torch.Tensor | None, wanted: torch.Tensor | None, bound: float 
     return bool((found.double() - wanted).norm() < bound * wanted.norm())
 
 
+@pytest.mark.each_pair
 @pytest.mark.parametrize("H", WIDTHS)
 @pytest.mark.parametrize("is_weighted", [False, True])
 @pytest.mark.parametrize("function", [swiglu, swiglu_plain, swiglu_triton])
@@ -73,6 +74,7 @@ def test_values_and_gradients(H: int, is_weighted: bool, function: Function) -> 
     assert close(None if weight is None else weight.grad, example.grad_weight, 1e-5)
 
 
+@pytest.mark.each_pair
 @pytest.mark.parametrize("H", WIDTHS)
 @pytest.mark.parametrize("is_weighted", [False, True])
 @pytest.mark.parametrize("function", [swiglu_grad, swiglu_grad_plain, swiglu_grad_triton])
@@ -105,6 +107,7 @@ def test_bf16_is_rounded_once() -> None:
     assert close(h, example.h, 0.0025)
 
 
+@pytest.mark.each_pair
 @pytest.mark.parametrize("H", WIDTHS)
 @pytest.mark.parametrize("is_weighted", [False, True])
 @pytest.mark.parametrize(
@@ -132,6 +135,7 @@ def test_values_in_8_bits(
     assert torch.equal(alone8.view(torch.uint8), rows8.view(torch.uint8))
 
 
+@pytest.mark.each_pair
 @pytest.mark.parametrize("H", WIDTHS)
 @pytest.mark.parametrize("is_weighted", [False, True])
 @pytest.mark.parametrize("is_routed", [False, True])
