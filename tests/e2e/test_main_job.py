@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,21 +14,20 @@ from lycoris import create_lycoris_from_weights
 from PIL import Image
 from safetensors.torch import load
 
+from tests.support.command_line import environment, reverie
 from tests.support.fleet import Fleet
 from tests.support.hub import USER, HubServer
-from tests.support.service import new_tenant, push_photos, run_request
+from tests.support.service import SMALL_PX, new_tenant, push_photos, run_request
 from tests.support.staged import commands, make_stages, small
 from tests.support.tenant import Tenant
 from trainer_core.export.origin import ADAPTER_NAME
 from trainer_core.local.export import export_checkpoint
 from trainer_core.progress import SilentReporter
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of(fresh=True)
+    fleet = fleet_of()
     fleet.start_all(trainers=1)
     return fleet
 
@@ -60,21 +56,21 @@ def adapter(tenant: Tenant, run_id: str) -> dict[str, list[object]]:
 
 
 def render(folder: Path, adapter: Path | None, multiplier: float) -> np.ndarray:
-    """A 128-px float image of the stock pipeline, with the adapter patched on if one is given."""
+    """A 64-px float image of the stock pipeline, with the adapter patched on if one is given."""
     from diffusers import HiDreamImagePipeline
 
     pipe = HiDreamImagePipeline.from_pretrained(folder, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     pipe.transformer.eval()
-    pipe.default_sample_size = 128 // 8
+    pipe.default_sample_size = SMALL_PX // 8
     if adapter is not None:
         network, _ = create_lycoris_from_weights(multiplier, str(adapter), pipe.transformer)
         network.apply_to()
         network.eval()
     images = pipe(
         "a photograph of a cat",
-        height=128,
-        width=128,
+        height=SMALL_PX,
+        width=SMALL_PX,
         num_inference_steps=2,
         guidance_scale=1.0,
         generator=torch.Generator().manual_seed(0),
@@ -130,7 +126,7 @@ def test_a_run_goes_all_the_way_and_learns(
     assert card.startswith("---\n")
     assert "lokr" in card.lower()
     with Image.open(folder / "samples" / "0.png") as sample:
-        assert sample.size == (128, 128)
+        assert sample.size == (SMALL_PX, SMALL_PX)
         assert len(sample.convert("RGB").getcolors(1 << 20) or []) > 100  # not a blank picture
     base = render(models_dir / "hidream-tiny", None, 0)
     adapter = folder / "pytorch_lora_weights.safetensors"
@@ -163,7 +159,7 @@ def test_the_same_photos_are_cached_once(tenant: Tenant, datasets: dict[str, str
 
 
 @pytest.mark.parametrize(
-    ("steps", "second_px"), [(2, 128), pytest.param(60, 256, marks=pytest.mark.deep)]
+    ("steps", "second_px"), [(2, SMALL_PX), pytest.param(60, 128, marks=pytest.mark.deep)]
 )
 def test_a_second_stage_starts_where_the_first_one_ended(
     steps: int,
@@ -177,24 +173,14 @@ def test_a_second_stage_starts_where_the_first_one_ended(
     """By the documented commands. What was encoded for one run is not encoded again."""
     make_stages(tmp_path)
     chosen = [f"--dataset={backend}={each}" for backend, each in datasets.items()]
-    first, second = (small(each, steps, second_px) for each in commands("runs", "submit"))
+    first, second = (
+        small(each, steps, first_px=SMALL_PX, second_px=second_px)
+        for each in commands("runs", "submit")
+    )
 
     def submitted(words: list[str]) -> str:
         api_key = tenant.http.headers["Authorization"].removeprefix("Bearer ")
-        ended = subprocess.run(
-            [sys.executable, "-m", "services.cli.main", *words, *chosen, "--json"],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "REVERIE_URL": fleet.url,
-                "REVERIE_API_KEY": api_key,
-            },
-            text=True,
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
+        ended = reverie([*words, *chosen, "--json"], environment(fleet.url, api_key), tmp_path)
         assert ended.returncode == 0, ended.stderr
         run_id = str(json.loads(ended.stdout)["id"])
         run = tenant.wait_over(run_id, deadline_s=480)
@@ -206,16 +192,16 @@ def test_a_second_stage_starts_where_the_first_one_ended(
 
     assert [each["step"] for each in tenant.events(later, "step")] == list(range(1, steps + 1))
     assert adapter(tenant, later) != adapter(tenant, earlier)
-    if second_px == 128:
-        at_128 = [later]
+    if second_px == SMALL_PX:
+        at_first = [later]
     else:
         assert probes(tenant, later)[0] != probes(tenant, earlier)[1]
         # A learning rate that is 0 in fp32 shows the tensors as they are before the first step.
         at_rest = ["--set", "max_train_steps=1", "--set", "learning_rate=1e-50"]
         starts = earlier, f"{earlier}/checkpoints/step-{steps:08d}"
-        at_128 = [submitted([*first, "--set", f"init_lora={each}", *at_rest]) for each in starts]
-        assert all(adapter(tenant, each) == adapter(tenant, earlier) for each in at_128)
-    for run_id in at_128:
+        at_first = [submitted([*first, "--set", f"init_lora={each}", *at_rest]) for each in starts]
+        assert all(adapter(tenant, each) == adapter(tenant, earlier) for each in at_first)
+    for run_id in at_first:
         assert probes(tenant, run_id)[0] == probes(tenant, earlier)[1] != probes(tenant, earlier)[0]
         stages = [each["data"].get("stage") for each in tenant.events(run_id, "run.running")]
         assert "caching" not in stages
@@ -279,6 +265,7 @@ def test_a_full_rank_run_goes_through_the_same_queue(
         datasets,
         model_type="full",
         base_model_precision="no_change",
+        mixed_precision="no",
         grad_clip_method="norm",
         max_grad_norm=1.0,
         learning_rate=1e-4,
@@ -304,8 +291,11 @@ def test_a_full_rank_run_goes_through_the_same_queue(
 def test_a_named_repository_on_the_hub_gets_the_result(
     fleet: Fleet, tenant: Tenant, datasets: dict[str, str], hub_server: HubServer
 ) -> None:
-    fleet.signal("results", signal.SIGTERM)
-    fleet.wait("results")
+    for name in ("results", "trainer-1"):
+        fleet.signal(name, signal.SIGTERM)
+        fleet.wait(name)
+    # As in production: a fork would show the environment of its server.
+    fleet.start("trainer-1", fresh=True)
     hub = {"HF_TOKEN": hub_server.token, "HF_ENDPOINT": hub_server.url, "HF_HUB_DISABLE_XET": "1"}
     fleet.start("results-hub", **hub)
 

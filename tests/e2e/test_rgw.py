@@ -4,17 +4,21 @@ In a module of its own: two fleets over one Redis would answer each other's ring
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.support.fleet import Fleet
 from tests.support.rgw import Bucket
-from tests.support.service import new_tenant, push_photos, run_request
+from tests.support.service import new_tenant, small_photos, small_run_request
 
 
-def test_a_run_over_ceph_rgw(fleet_of: Callable[..., Fleet], rgw_bucket: Bucket) -> None:
+def test_a_run_over_ceph_rgw(
+    fleet_of: Callable[..., Fleet], rgw_bucket: Bucket, tmp_path: Path
+) -> None:
     fleet = fleet_of(REVERIE_OBJECTS_URL=rgw_bucket.url, **rgw_bucket.env)
     fleet.start_all(trainers=1)
     tenant = new_tenant(fleet, "ada")
-    run_id = tenant.submit(run_request(push_photos(tenant), max_train_steps=10))
+    datasets = {"photos": tenant.push_folder(small_photos(tmp_path / "photos"))}
+    run_id = tenant.submit(small_run_request(datasets, max_train_steps=10))
 
     run = tenant.wait_over(run_id, deadline_s=240)
 

@@ -32,8 +32,8 @@ def host(tmp_path: Path, database_url: str) -> Iterator[TrainerHost]:
 def with_fault(host: TrainerHost, fault: str) -> int:
     """Run a trainer that meets the fault; its exit status."""
     # In the environment of the process: fault points do not read the settings.
-    launcher = ("env", "REVERIE_ENV=test", f"FAULT_AT={fault}")
-    return host.end_of(host.start("finish", launcher=launcher))
+    own = {"REVERIE_ENV": "test", "FAULT_AT": fault}
+    return host.end_of(host.start("finish", process_env=own))
 
 
 def assert_ended_once(host: TrainerHost, *, attempts: int) -> None:

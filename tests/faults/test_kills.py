@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.fleet import Fleet, children_of, command_of, training_children
-from tests.support.service import new_tenant, push_photos, run_request
+from tests.support.service import new_tenant, small_photos, small_run_request
 from tests.support.tenant import Json, Tenant
 from tests.support.waiting import wait_until
 
-INTERVAL = 5  # checkpoint_step_interval of run_request
+INTERVAL = 5
+STEPS = 40
 
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of(fresh=True)  # found by their command lines
+    fleet = fleet_of()
     fleet.start_all(trainers=1)
     return fleet
 
@@ -27,8 +28,13 @@ def tenant(fleet: Fleet) -> Tenant:
 
 
 @pytest.fixture(scope="module")
-def datasets(tenant: Tenant) -> dict[str, str]:
-    return push_photos(tenant)
+def run_request(tenant: Tenant, tmp_path_factory: pytest.TempPathFactory) -> Json:
+    photos = small_photos(tmp_path_factory.mktemp("home") / "photos")
+    return small_run_request(
+        {"photos": tenant.push_folder(photos)},
+        max_train_steps=STEPS,
+        checkpoint_step_interval=INTERVAL,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +59,7 @@ def start_next(fleet: Fleet) -> None:
 
 def child_of(fleet: Fleet, name: str) -> int:
     """Pid of the training process under this trainer."""
-    (pid,) = [
-        p for p in children_of(fleet.processes[name].pid) if "trainer_core train" in command_of(p)
-    ]
+    (pid,) = [p for p in children_of(fleet.processes[name].pid) if " train --job " in command_of(p)]
     return pid
 
 
@@ -83,9 +87,9 @@ def assert_ended_once(tenant: Tenant, run_id: str, *, attempts: int) -> list[Jso
 
 @pytest.mark.deep
 def test_sigkill_of_the_supervisor_costs_at_most_one_interval(
-    fleet: Fleet, tenant: Tenant, datasets: dict[str, str]
+    fleet: Fleet, tenant: Tenant, run_request: Json
 ) -> None:
-    run_id = tenant.submit(run_request(datasets))
+    run_id = tenant.submit(run_request)
     before = in_mid_run(tenant, run_id)
     trainer = trainer_of(fleet)
     orphan = child_of(fleet, trainer)
@@ -107,9 +111,9 @@ def test_sigkill_of_the_supervisor_costs_at_most_one_interval(
 
 
 def test_sigkill_of_the_child_costs_at_most_one_interval(
-    fleet: Fleet, tenant: Tenant, datasets: dict[str, str]
+    fleet: Fleet, tenant: Tenant, run_request: Json
 ) -> None:
-    run_id = tenant.submit(run_request(datasets))
+    run_id = tenant.submit(run_request)
     before = in_mid_run(tenant, run_id)
 
     os.kill(child_of(fleet, trainer_of(fleet)), signal.SIGKILL)
@@ -121,10 +125,8 @@ def test_sigkill_of_the_child_costs_at_most_one_interval(
     assert 0 <= first["last_step"] - second["from_step"] <= INTERVAL
 
 
-def test_sigterm_costs_at_most_one_step(
-    fleet: Fleet, tenant: Tenant, datasets: dict[str, str]
-) -> None:
-    run_id = tenant.submit(run_request(datasets))
+def test_sigterm_costs_at_most_one_step(fleet: Fleet, tenant: Tenant, run_request: Json) -> None:
+    run_id = tenant.submit(run_request)
     in_mid_run(tenant, run_id)
     trainer = trainer_of(fleet)
 
@@ -139,9 +141,9 @@ def test_sigterm_costs_at_most_one_step(
 
 @pytest.mark.deep
 def test_a_frozen_holder_loses_its_lease_and_stops(
-    fleet: Fleet, tenant: Tenant, datasets: dict[str, str]
+    fleet: Fleet, tenant: Tenant, run_request: Json
 ) -> None:
-    run_id = tenant.submit(run_request(datasets))
+    run_id = tenant.submit(run_request)
     in_mid_run(tenant, run_id)
     trainer = trainer_of(fleet)
     frozen_child = child_of(fleet, trainer)

@@ -1,9 +1,6 @@
 """Runs by status, metadata and time; an answer that waits for a change; what a tenant sees."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +16,7 @@ from services.store import gpu_classes, run_control
 from services.store.database import Database
 from services.store.run_rows import Run
 from tests.support.api_keys import new_api_key
+from tests.support.command_line import environment, reverie
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase
 from tests.support.service import database_of
@@ -235,14 +233,14 @@ def test_a_tenant_sees_itself_and_the_price_list(
         "currency": "EUR",
     }
 
-    def reverie(*args: str) -> str:
-        env = {**os.environ, "REVERIE_URL": fleet.url, "REVERIE_API_KEY": key}
-        command = [sys.executable, "-m", "services.cli.main", *args]
-        return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+    def shown_by(*args: str) -> str:
+        done = reverie(args, environment(fleet.url, key))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-    assert json.loads(reverie("tenant", "show", "--json")) == me
-    shown = reverie("gpu-types")
+    assert json.loads(shown_by("tenant", "show", "--json")) == me
+    shown = shown_by("gpu-types")
     assert "150.0 GiB" in shown
     assert "2.50 EUR" in shown
-    blue = json.loads(reverie("runs", "list", "--metadata", "team=blue", "--json"))["data"]
+    blue = json.loads(shown_by("runs", "list", "--metadata", "team=blue", "--json"))["data"]
     assert [run["id"] for run in blue] == [three[1].run_id, three[0].run_id]

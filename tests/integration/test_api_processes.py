@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import httpx
 import pytest
 
 from tests.support.fleet import Fleet, children_of
+from tests.support.forking import API, start_module
 from tests.support.service import new_tenant
 from tests.support.waiting import wait_until
 
@@ -124,14 +123,12 @@ def test_a_start_that_cannot_work_fails_as_a_whole(
     message: str,
 ) -> None:
     fleet = fleet_of(REVERIE_API_PROCESSES="2", **env)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    log = fleet.home / "log"
+    with socket.create_server(("127.0.0.1", 0)) as taken, log.open("wb") as output:
         port = taken.getsockname()[1]
         given = [argument.format(taken=port) for argument in arguments]
-        command = [sys.executable, "-m", "services.api", *given]
+        process = start_module("services.api", given, env=fleet.env, output=output, kind=API)
+        ended = process.wait(60)
 
-        ended = subprocess.run(
-            command, env=fleet.env, capture_output=True, text=True, timeout=60, check=False
-        )
-
-    assert ended.returncode == status, ended.stderr
-    assert message in ended.stdout + ended.stderr
+    assert ended == status, log.read_text()
+    assert message in log.read_text()

@@ -232,7 +232,7 @@ def test_a_verified_dataset_is_reported_with_buckets_and_cache_hits(
         for each in data["buckets"]
     }
     assert sum(number for (backend, *_), number in buckets.items() if backend == "photos") == 4
-    assert buckets["held-out", 128, 128] == 1
+    assert buckets["held-out", 64, 64] == 1
     (crops,) = (each["crops"] for each in data["buckets"] if each["backend"] == "held-out")
     assert 0 <= crops["loss_mean"] == crops["loss_worst"] < 1
     assert crops["num_enlarged"] == 0

@@ -29,6 +29,8 @@ from services.settings.env import Settings
 from services.store import datasets
 from services.store.database import Database
 from services.store.datasets import NewFile
+from tests.support.forked_trainer import SOCKET
+from tests.support.forking import SERVICES, TRAINING, Process, server_of, start_module
 from tests.support.own_disk import own_disk
 from tests.support.redis import RedisServer
 from tests.support.waiting import wait_until
@@ -54,7 +56,7 @@ class Service:
     store: ObjectStore
     rings: Rings
     tenant_id: str
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
     env: dict[str, str]
 
@@ -189,14 +191,14 @@ def service(  # noqa: PLR0917 - fixtures
     service.process.wait()
 
 
-def start_builder(
-    env: dict[str, str], output: IO[bytes], launcher: Sequence[str] = ()
-) -> subprocess.Popen[bytes]:
+def start_builder(env: dict[str, str], output: IO[bytes], launcher: Sequence[str] = ()) -> Process:
+    """A builder as a fork, or started by ``launcher``; the process that encodes is a fork."""
+    module = "tests.support.forked_builder"
+    own = {**os.environ, **env, SOCKET: str(server_of(TRAINING).address)}
+    if not launcher:
+        return start_module(module, env=own, output=output, kind=SERVICES)
     return subprocess.Popen(
-        [*launcher, sys.executable, "-m", "services.cache_builder"],
-        env={**os.environ, **env},
-        stdout=output,
-        stderr=output,
+        [*launcher, sys.executable, "-m", module], env=own, stdout=output, stderr=output
     )
 
 

@@ -19,6 +19,8 @@ from services.client.errors import ClientError, DatasetRejectedError
 from services.client.folder import list_folder
 from services.client.push import PushProgress, push_folder
 from tests.support.adapter_bytes import lora_bytes, width_of
+from tests.support.command_line import environment
+from tests.support.command_line import reverie as run_reverie
 from tests.support.fleet import Fleet
 from tests.support.service import new_tenant
 from trainer_core.base_models.describe import read_base_model
@@ -33,11 +35,7 @@ class CommandLine:
         tenant = new_tenant(fleet, "cli")
         self.url = fleet.url
         self.api_key = tenant.http.headers["Authorization"].removeprefix("Bearer ")
-        self.env = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("REVERIE_")},
-            "REVERIE_URL": self.url,
-            "REVERIE_API_KEY": self.api_key,
-        }
+        self.env = environment(self.url, self.api_key)
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -49,10 +47,9 @@ class CommandLine:
         )
 
     def __call__(self, *args: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        process = self.start(*args)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == status, f"{args}: {process.returncode}\n{out}\n{err}"
-        return subprocess.CompletedProcess(args, process.returncode, out, err)
+        done = run_reverie(args, self.env)
+        assert done.returncode == status, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
 
 
 @pytest.fixture(scope="module")

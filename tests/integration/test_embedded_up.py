@@ -81,7 +81,7 @@ def start_up(home: Path, *options: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_up_restarts_a_process_that_ends_and_leaves_none_behind(
+def test_a_process_that_ends_is_restarted_and_a_server_that_ends_ends_all(
     home: Path, service: EmbeddedService
 ) -> None:
     assert set(service.processes) == PARTS
@@ -108,19 +108,12 @@ def test_up_restarts_a_process_that_ends_and_leaves_none_behind(
     )
 
     everyone = pids_of(service)
-    service.stop()
-    assert [p for p in everyone if is_alive(p)] == []
-    assert not (home / "service.json").exists()
-
-
-def test_the_service_ends_when_a_server_ends(home: Path, service: EmbeddedService) -> None:
-    everyone = pids_of(service)
-
     os.kill(service.processes["valkey"], signal.SIGKILL)
 
     wait_until(lambda: not service.is_running(), deadline_s=60, what="the service to end by itself")
     assert "valkey" in str(service.failure)
     assert [p for p in everyone if is_alive(p)] == []
+    assert not (home / "service.json").exists()
 
 
 def test_a_killed_up_leaves_no_process_and_the_next_one_starts(home: Path) -> None:
@@ -139,6 +132,7 @@ def test_a_killed_up_leaves_no_process_and_the_next_one_starts(home: Path) -> No
     second.send_signal(signal.SIGTERM)
     assert second.wait(timeout=60) == 0
     assert [p for p in everyone if is_alive(p)] == []
+    assert not (home / "service.json").exists()
 
 
 def test_a_taken_port_is_refused_by_name(tmp_path: Path) -> None:

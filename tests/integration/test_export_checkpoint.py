@@ -16,7 +16,6 @@ from typer.testing import CliRunner, Result
 from services.cli.connection import CommandError, Invocation
 from services.cli.program import app
 from tests.support import damage
-from tests.support.jobs import shorten_texts
 from tests.support.own_disk import mounted_disk
 from tests.support.small_jobs import STEPS, small_job
 from trainer_core.checkpoint.folders import facts_of, keep_newest, read_manifest
@@ -66,7 +65,6 @@ class Trainer:
         folder.mkdir()
         few = {"validation_num_inference_steps": 1, "validation_guidance": 1.0}
         raw = small_job(self.tiny, self.shards, folder, **{**few, **options})
-        shorten_texts(self.shards)
         raw["resume_from"] = None if resume_from is None else str(resume_from)
         job = Job.model_validate(raw)
         job.checkpoints_dir.mkdir(parents=True)

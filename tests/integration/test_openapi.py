@@ -156,7 +156,7 @@ def check(found: Fuzzed) -> None:
 
 
 def test_a_few_requests_of_every_operation(target: Target, tmp_path: Path) -> None:
-    found = fuzzed(target, tmp_path, phases="examples,fuzzing", seed=1, examples=5)
+    found = fuzzed(target, tmp_path, phases="examples,fuzzing", seed=1, examples=3)
     assert found.has_passed, found.report
 
 

@@ -16,11 +16,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.jobs import make_job, shorten_texts
+from tests.support.jobs import make_job
 from tests.support.zygote import Zygote
 from trainer_core.checkpoint.folders import committed_checkpoints
 
-STEPS, EVERY, ACCUMULATION = 40, 20, 2
+ACCUMULATION: Final = 2
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is, in steps."""
+
+    steps: int
+    every: int
+    """Between checkpoints: there are two, the first of a short run within its warm-up."""
+
+
+SHORT: Final = Length(steps=10, every=5)
+LONG: Final = Length(steps=40, every=20)
 
 Case = tuple[str, str, str]
 """What is trained, by which optimizer, on which base."""
@@ -57,7 +70,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def job_of(
-    tiny: Path, shards: Path, folder: Path, case: Case, *, seed: int, **identity: Any
+    tiny: Path,
+    shards: Path,
+    folder: Path,
+    case: Case,
+    *,
+    seed: int,
+    length: Length,
+    **identity: Any,
 ) -> dict[str, Any]:
     """A job with EMA, accumulation, warm-up and dropout of captions (and of LoRA)."""
     trained, optimizer, base = case
@@ -69,8 +89,8 @@ def job_of(
         edge_px=64,
         count=2,
         seed=seed,
-        max_train_steps=STEPS,
-        checkpoint_step_interval=EVERY,
+        max_train_steps=length.steps,
+        checkpoint_step_interval=length.every,
         lr_warmup_steps=6,
         caption_dropout_probability=0.3,
         base_model_precision=base,
@@ -105,11 +125,10 @@ def job_of(
         "gradient_checkpointing": trained == "lora",
         "gradient_checkpointing_interval": 2,
     }
-    shorten_texts(shards)
     return job
 
 
-def state_of(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+def state_of(folder: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(folder / f"output/checkpoints/step-{step:08d}/state.safetensors")
 
 
@@ -144,8 +163,11 @@ class Trainings:
     shards: Path
     folder: Path
 
-    def job(self, name: str, case: Case, seed: int, **identity: Any) -> dict[str, Any]:
-        return job_of(self.tiny, self.shards, self.folder / name, case, seed=seed, **identity)
+    def job(
+        self, name: str, case: Case, seed: int, length: Length = SHORT, **identity: Any
+    ) -> dict[str, Any]:
+        folder = self.folder / name
+        return job_of(self.tiny, self.shards, folder, case, seed=seed, length=length, **identity)
 
 
 @pytest.fixture
@@ -153,30 +175,30 @@ def trainings(zygote: Zygote, tiny_folder: Path, shards: Path, tmp_path: Path) -
     return Trainings(zygote, tiny_folder, shards, tmp_path)
 
 
-def check_case(trainings: Trainings, case: Case, *, seed: int, fault: str) -> None:
+def check_case(trainings: Trainings, case: Case, length: Length, *, seed: int, fault: str) -> None:
     """``fault``: where the first process is killed, once in the steps after its checkpoint."""
     zygote = trainings.zygote
     whole, broken = trainings.folder / "whole", trainings.folder / "broken"
-    status, events = zygote.train(trainings.job("whole", case, seed), whole)
+    status, events = zygote.train(trainings.job("whole", case, seed, length), whole)
     assert status == 0, (whole / "output.log").read_text()
 
-    step = random.Random(f"{seed} {case}").randrange(EVERY + 1, STEPS - 8)
+    step = random.Random(f"{seed} {case}").randrange(length.every + 1, 2 * length.every)
     # The first of a step's micro-batches: the gradient of half a step is lost.
     at = (step - 1) * ACCUMULATION + 1 if fault == "train.after_backward" else step
-    job = trainings.job("broken", case, seed)
+    job = trainings.job("broken", case, seed, length)
     killed, _ = zygote.train(job, broken, {"FAULT_AT": f"{fault}@{at}=kill"})
     assert killed == -9, (broken / "output.log").read_text()
     (checkpoint,) = committed_checkpoints(broken / "output/checkpoints")
-    assert checkpoint.name == f"step-{EVERY:08d}"
+    assert checkpoint.name == f"step-{length.every:08d}"
     job["resume_from"] = str(checkpoint)
     status, resumed = zygote.train(job, broken)
     assert status == 0, (broken / "output.log").read_text()
 
-    half, expected = state_of(whole, EVERY), state_of(whole)
+    half, expected = state_of(whole, length.every), state_of(whole, length.steps)
     assert {name.partition("/")[0] for name in expected} >= {"param", "optim", "ema"}
     changed = {name for name, value in expected.items() if not torch.equal(value, half[name])}
     assert {name for name in expected if name.startswith(("param/", "ema/"))} <= changed
-    assert same_bits(expected, state_of(broken))
+    assert same_bits(expected, state_of(broken, length.steps))
     assert result_files(whole) == result_files(broken)
     if case[0] == "full":  # whose file has the parameters' own names
         means = {n.removeprefix("ema/"): v for n, v in expected.items() if n.startswith("ema/")}
@@ -188,7 +210,9 @@ def check_case(trainings: Trainings, case: Case, *, seed: int, fault: str) -> No
 
 @pytest.mark.parametrize("case", COVERING, ids=" ".join)
 def test_a_kill_changes_no_bit(trainings: Trainings, case: Case) -> None:
-    check_case(trainings, case, seed=42, fault="train.after_backward")
+    # Prodigy finds its step size first: after ten steps, some weights have not moved.
+    length = LONG if case[1] == "prodigy" else SHORT
+    check_case(trainings, case, length, seed=42, fault="train.after_backward")
 
 
 @pytest.mark.deep
@@ -199,7 +223,7 @@ def test_a_kill_changes_no_bit(trainings: Trainings, case: Case) -> None:
 def test_a_kill_changes_no_bit_in_any_combination(
     trainings: Trainings, case: Case, seed: int, fault: str
 ) -> None:
-    check_case(trainings, case, seed=seed, fault=fault)
+    check_case(trainings, case, LONG, seed=seed, fault=fault)
 
 
 @pytest.mark.parametrize(
@@ -224,8 +248,10 @@ def test_one_step_at_a_tiny_rate_changes_what_is_saved(
         identity["precision"]["compute"] = "bf16"
         identity |= {"max_train_steps": 1, "accumulation_steps": 1}
         identity["schedule"]["warmup_steps"] = 0
-        status, _ = trainings.zygote.train(job, folder)
-        assert status == 0, (folder / "output.log").read_text()
+        # All that follows the checkpoint is not looked at here.
+        fault = {"FAULT_AT": "checkpoint.after_rename=kill"}
+        killed, _ = trainings.zygote.train(job, folder, fault)
+        assert killed == -9, (folder / "output.log").read_text()
         states.append(state_of(folder, 1))
 
     moved = [

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,9 @@ from services.store.run_changes import RunChanges
 from services.store.runs import NewRun
 from services.store.scoped_database import ScopedDatabase
 from tests.support.api_keys import KEY_PEPPER
+from tests.support.postgres import PostgresServer
 from tests.support.runs import entry_digest, plan
-from tests.support.tenant_rows import ENVELOPE, FILE, KEY, LIMIT, Rows
+from tests.support.tenant_rows import ENVELOPE, FILE, KEY, LIMIT, Rows, rows_of
 
 API = Path(__file__).parents[2] / "services" / "api"
 UNSCOPED = {
@@ -232,10 +233,23 @@ def outcome_of(call: Call, conn: Connection, rows: Rows) -> Any:
         return None
 
 
+@pytest.fixture(scope="module")
+def read_only(postgres_server: PostgresServer) -> Iterator[tuple[Rows, ScopedDatabase]]:
+    """Rows that no test changes, and the database as the API's transactions see it."""
+    url = postgres_server.create_database()
+    database = Database(url, max_size=2)
+    scoped = ScopedDatabase(url, max_size=2, statement_timeout=LIMIT)
+    yield rows_of(database), scoped
+    scoped.close()
+    database.close()
+    postgres_server.drop_database(url)
+
+
 @pytest.mark.parametrize("name", READS)
 def test_no_function_reads_another_tenants_rows(
-    rows: Rows, scoped: ScopedDatabase, name: str
+    read_only: tuple[Rows, ScopedDatabase], name: str
 ) -> None:
+    rows, scoped = read_only
     with scoped.transaction(rows.ada) as conn:
         assert READS[name](conn, rows)
     for tenant_id in (rows.eve, ""):

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from tests.support.jobs import (
     events_in,
     make_job,
-    shorten_texts,
     start_train,
     train,
     wait_for_event,
@@ -45,9 +44,7 @@ def full_job(tiny: Path, shards: Path, folder: Path, **options: Any) -> dict[str
         "gradient_accumulation_steps": 2,
         "zero_stage": 2,
     }
-    job = make_job(tiny, shards, folder, edge_px=64, count=2, **{**full, **options})
-    shorten_texts(shards)
-    return job
+    return make_job(tiny, shards, folder, edge_px=64, count=2, **{**full, **options})
 
 
 def state_of(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
@@ -109,7 +106,7 @@ def test_two_ranks_take_the_same_steps(
     whole: Path, tiny_folder: Path, shards: Path, tmp_path: Path
 ) -> None:
     job = full_job(tiny_folder, shards, tmp_path)
-    process = start_train(job, tmp_path, ranks=2, fresh=True)
+    process = start_train(job, tmp_path, ranks=2)
 
     assert process.wait(timeout=300) == 0, (tmp_path / "output.log").read_text()
 

@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -19,7 +20,8 @@ from services.objects.shards import put_shard
 from services.settings.env import Settings
 from services.store import cache_entries
 from services.trainer.context import TRAINING_PROGRAM
-from tests.support.forking import SERVICES, Process, start_module
+from tests.support.forked_training import child_command
+from tests.support.forking import SERVICES, TRAINING, Process, server_of, start_module
 from tests.support.shard_files import write_shard
 from tests.support.waiting import wait_until
 from tests.unit.config_examples import TINY_CONFIG, import_small
@@ -92,28 +94,31 @@ class TrainerHost:
         device_check: Sequence[str] = TRAINING_PROGRAM,
         rings: int = 1,
         fresh: bool = False,
+        process_env: Mapping[str, str] = MappingProxyType({}),
         **env: str,
     ) -> Process:
         """A trainer that answers rings, one after the other, and then ends.
 
         Args:
             behaviour: of the training process, see ``trainer_supervisor_child``. ``real``: it is
-                the one of a trainer.
+                the one of a trainer, as a fork.
             python: the interpreter of the training process.
             launcher: a command that starts the trainer.
             device_check: the program that is asked whether the GPUs compute.
             fresh: the trainer is no fork.
+            process_env: environment variables of the trainer; ``env`` changes its settings.
         """
         scripted = (python, str(HERE / "trainer_supervisor_child.py"), behaviour)
+        real = child_command(server_of(TRAINING).address) if behaviour == "real" else ()
         told = {
             "run_id": self.run_id,
             "rings": rings,
             "env": {**self.env, **env},
-            "child_command": TRAINING_PROGRAM if behaviour == "real" else scripted,
+            "child_command": real or scripted,
             "device_check": device_check,
         }
         trainer, argv = "tests.integration.trainer_supervisor_process", [json.dumps(told)]
-        own = {**os.environ, "HF_TOKEN": "secret"}
+        own = {**os.environ, "HF_TOKEN": "secret", **process_env}
         with (self.folder / f"trainer-{len(self.processes)}.log").open("wb") as log:
             process: Process
             if launcher:

@@ -111,10 +111,15 @@ class Fleet:
         }
         self.processes: dict[str, Process] = {}
 
-    def start(self, name: str, **env: str) -> Process:
-        """Start ``python -m services.<name without -n>``; its log is ``<home>/<name>.log``."""
+    def start(self, name: str, *, fresh: bool = False, **env: str) -> Process:
+        """Start ``python -m services.<name without -n>``; its log is ``<home>/<name>.log``.
+
+        Args:
+            fresh: neither it nor what it starts is a fork.
+        """
         kind = name.partition("-")[0]
-        module = self._modules.get(kind, f"services.{kind}")
+        usual = f"services.{kind}"
+        module = usual if fresh else self._modules.get(kind, usual)
         arguments = ["--host", "127.0.0.1", "--port", str(self.port)] if kind == "api" else []
         imported = API if kind == "api" else SERVICES
         own = dict(_ONLY_FOR.get(kind, {}))
@@ -126,7 +131,7 @@ class Fleet:
                 arguments,
                 env={**self.env, **own, **env},
                 output=log,
-                kind=None if self._fresh else imported,
+                kind=None if self._fresh or fresh else imported,
             )
         return self.processes[name]
 

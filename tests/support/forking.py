@@ -83,6 +83,18 @@ TRAINING = Kind(
     (("OMP_NUM_THREADS", "1"), ("REVERIE_ENV", "test")),
 )
 """One thread, so that two runs on two cores do not take many times as long."""
+COMMANDS = Kind(
+    (
+        "rich.console",
+        "services.cli.config_folder",
+        "services.cli.documents",
+        "services.cli.program",
+        "services.cli.run_start",
+        "services.client.client",
+        "services.client.push",
+    )
+)
+"""Commands of ``reverie`` that compute nothing; see ``command_line``."""
 # prometheus_client looks for this variable when it is imported; the API names its own folder later.
 API = Kind(("services.api.main",), (("PROMETHEUS_MULTIPROC_DIR", tempfile.gettempdir()),))
 

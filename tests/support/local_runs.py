@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.forking import TRAINING, Process, start_module
-from tests.support.jobs import EXAMPLES
+from tests.support.jobs import EXAMPLES, short_caption
 from trainer_core.documents import load_document
 
 _PICTURES = {"train": ("grass", "retina", "espresso_cup"), "held_out": ("cat",)}
@@ -24,10 +24,9 @@ def make_project(folder: Path, **options: Any) -> Path:
     for place, names in _PICTURES.items():
         (folder / "photos" / place).mkdir(parents=True)
         for name in names:
-            for suffix in (".jpg", ".txt"):
-                shutil.copy(
-                    EXAMPLES / "photos" / place / f"{name}{suffix}", folder / "photos" / place
-                )
+            photo = folder / "photos" / place / f"{name}.jpg"
+            shutil.copy(EXAMPLES / "photos" / place / photo.name, photo)
+            photo.with_suffix(".txt").write_text(short_caption(photo))
     backends: Any = load_document(config_dir / "multidatabackend.json")
     for backend, place in zip(backends[:2], _PICTURES, strict=True):
         sizes = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")

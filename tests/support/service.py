@@ -1,7 +1,5 @@
 """Fixtures for tests that drive the whole service: one fleet a module, photographs, tenants."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,24 +12,20 @@ from services.store import tenants
 from services.store.database import Database
 from tests.support.api_keys import new_api_key
 from tests.support.fleet import Fleet
+from tests.support.jobs import EXAMPLES, short_caption
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.tenant import Json, Tenant
 from trainer_core.documents import load_document
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL_PX = 64
+_SIZES = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
 
 
 @pytest.fixture(scope="session")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models_dir(tiny_models_dir: Path) -> Path:
     """The operator's folder of base models, with ``hidream-tiny`` in it."""
-    folder = tmp_path_factory.mktemp("models")
-    subprocess.run(
-        [sys.executable, "-m", "trainer_core", "make-tiny", str(folder / "hidream-tiny")],
-        check=True,
-    )
-    return folder
+    return tiny_models_dir
 
 
 @pytest.fixture(scope="module")
@@ -105,33 +99,34 @@ def push_unread(tenant: Tenant) -> dict[str, str]:
 
 
 def push_photos(tenant: Tenant) -> dict[str, str]:
-    """The example photographs as datasets: backend id to dataset id."""
-    photos = EXAMPLES / "photos"
+    """The example photographs with short captions, as datasets: backend id to dataset id."""
     return {
-        "photos": tenant.push_folder(photos / "train"),
-        "held-out": tenant.push_folder(photos / "held_out"),
+        backend: tenant.push(_with_short_captions(EXAMPLES / "photos" / place), name=place)
+        for backend, place in (("photos", "train"), ("held-out", "held_out"))
     }
 
 
-def run_request(datasets: dict[str, str], **config: Any) -> Json:
-    """The demo's request, smaller: 128 px, 30 steps, a checkpoint every 5; ``config`` overrides."""
+def _with_short_captions(folder: Path) -> dict[str, bytes]:
+    """Relative path → body, for each file of the dataset."""
+    files = {}
+    for photo in sorted(folder.glob("*.jpg")):
+        files[photo.name] = photo.read_bytes()
+        files[f"{photo.stem}.txt"] = short_caption(photo).encode()
+    return files
+
+
+def run_request(datasets: dict[str, str], *, edge_px: int = SMALL_PX, **config: Any) -> Json:
+    """The demo's request, smaller: 64 px, 30 steps, a checkpoint every 5; ``config`` overrides."""
     demo = EXAMPLES / "demo"
     backends = load_document(demo / "multidatabackend.json")
     for backend in backends:
-        if "resolution" in backend:
-            sizes = (
-                "resolution",
-                "minimum_image_size",
-                "maximum_image_size",
-                "target_downsample_size",
-            )
-            backend.update({key: 128 for key in sizes if key in backend})
+        backend.update({key: edge_px for key in _SIZES if key in backend})
     small = {
-        "resolution": 128,
+        "resolution": edge_px,
         "max_train_steps": 30,
         "checkpoint_step_interval": 5,
         "validation_num_inference_steps": 2,
-        "validation_resolution": "128x128",
+        "validation_resolution": f"{edge_px}x{edge_px}",
     }
     return {
         "config": {**load_document(demo / "config.json"), **small, **config},
@@ -152,19 +147,16 @@ def small_photos(folder: Path) -> Path:
 
 
 def small_run_request(datasets: dict[str, str], **config: Any) -> Json:
-    """As ``run_request``, with pictures of 64 px and without held-out ones: quick steps."""
-    request = run_request(
-        datasets,
-        **{
-            "resolution": SMALL_PX,
-            "validation_resolution": f"{SMALL_PX}x{SMALL_PX}",
-            "lr_warmup_steps": 2,
-            "base_model_precision": "no_change",
-            **config,
-        },
-    )
-    backends = [each for each in request["data_backends"] if each["id"] != "held-out"]
-    for backend in backends:
-        backend.update({key: SMALL_PX for key, value in backend.items() if value == 128})
-    request["data_backends"] = backends
-    return request
+    """As ``run_request``, without held-out pictures: quick steps.
+
+    In fp32, because a CPU may multiply bf16 several times more slowly.
+    """
+    quick = {
+        "lr_warmup_steps": 2,
+        "base_model_precision": "no_change",
+        "mixed_precision": "no",
+        "gradient_checkpointing": "false",
+    }
+    request = run_request(datasets, **{**quick, **config})
+    kept = [each for each in request["data_backends"] if each["id"] != "held-out"]
+    return {**request, "data_backends": kept}

@@ -23,9 +23,9 @@ def commands(*first: str) -> list[list[str]]:
     return [words for words in found if words[: len(first)] == list(first)]
 
 
-def small(words: list[str], steps: int, second_px: int = 256) -> list[str]:
-    """The command with so many steps, at 128 px for 512 and ``second_px`` for 1024."""
-    sizes = {"512": "128", "1024": str(second_px)}
+def small(words: list[str], steps: int, *, first_px: int, second_px: int) -> list[str]:
+    """The command with so many steps, at ``first_px`` for 512 and ``second_px`` for 1024."""
+    sizes = {"512": str(first_px), "1024": str(second_px)}
     return [
         f"max_train_steps={steps}"
         if word.startswith("max_train_steps=")

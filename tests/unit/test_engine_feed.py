@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.jobs import make_job, shorten_texts
+from tests.support.jobs import make_job
 from trainer_core.data.entries import EntryFolder
 from trainer_core.data.entry_files import entry_name, wanted_folder
 from trainer_core.data.sampler import MicroBatch
@@ -34,7 +34,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def job(tiny_folder: Path, entries: Path) -> dict[str, Any]:
-    job = make_job(
+    return make_job(
         tiny_folder,
         entries,
         entries,
@@ -44,8 +44,6 @@ def job(tiny_folder: Path, entries: Path) -> dict[str, Any]:
         max_train_steps=STEPS,
         gradient_accumulation_steps=ACCUMULATION,
     )
-    shorten_texts(entries)
-    return job
 
 
 @pytest.fixture(scope="module")

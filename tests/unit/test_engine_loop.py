@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.jobs import Event, events_in, make_job, shorten_texts
+from tests.support.jobs import Event, events_in, make_job
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.loop import train
 from trainer_core.engine.pending import Pending
@@ -115,7 +115,6 @@ class Runs:
             checkpoint_step_interval=EVERY,
             use_ema=True,
         )
-        shorten_texts(self.shards)
         return job | {"keep_checkpoints": STEPS}
 
 
