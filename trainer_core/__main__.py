@@ -18,6 +18,8 @@ from trainer_core.process.supervision import (
 
 _DEFAULT_INSPECT_BYTES = 2 << 30
 """Four copies of the largest picture allowed, and the interpreter."""
+_DEFAULT_FETCH_BYTES = 4 << 30
+"""As that, and the pages of a parquet file that rows are read from."""
 _EXAMPLES = """\
 A run by hand, with the job file of an earlier `reverie train`:
   python -m trainer_core train --job output/job.json --events events.jsonl --control control
@@ -27,7 +29,7 @@ A run by hand, with the job file of an earlier `reverie train`:
 A base model for trying things out:
   python -m trainer_core make-tiny models/hidream-tiny
 
-`encode` and `inspect` are started by the cache builder and answer its requests.
+`encode`, `inspect` and `fetch` are started by the cache builder and answer its requests.
 `python -m trainer_core COMMAND --help` shows the options of one command.
 """
 
@@ -45,6 +47,10 @@ def main(argv: Sequence[str]) -> int:
         except SupervisorGoneError as error:
             print(error.message, file=sys.stderr)  # noqa: T201 - nobody reads events here
             return EXIT_ORPHANED
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     match args.command:
         case "make-tiny":
             from trainer_core.commands import make_tiny  # noqa: PLC0415 - may import torch
@@ -54,6 +60,14 @@ def main(argv: Sequence[str]) -> int:
             from trainer_core.commands import inspect  # noqa: PLC0415 - imports Pillow
 
             return inspect.serve(reply_fd=args.reply_fd, memory_bytes=args.memory_bytes)
+        case "fetch":
+            from trainer_core.commands import fetch  # noqa: PLC0415 - imports Pillow
+
+            return fetch.serve(
+                reply_fd=args.reply_fd,
+                memory_bytes=args.memory_bytes,
+                hub_endpoint=args.hub_endpoint,
+            )
         case "encode":
             from trainer_core.commands import encode  # noqa: PLC0415 - imports torch
 
@@ -95,6 +109,17 @@ def _parser() -> argparse.ArgumentParser:
         default=_DEFAULT_INSPECT_BYTES,
         metavar="N",
         help="address space of the process (default: 2 GiB)",
+    )
+    fetch = _server(commands, "fetch", "fetch pictures from lists of addresses and the Hub")
+    fetch.add_argument(
+        "--memory-bytes",
+        type=int,
+        default=_DEFAULT_FETCH_BYTES,
+        metavar="N",
+        help="address space of the process (default: 4 GiB)",
+    )
+    fetch.add_argument(
+        "--hub-endpoint", metavar="URL", help="address of the Hub (default: huggingface.co)"
     )
     check = commands.add_parser(
         "check-device", help="check that every GPU of this machine computes"

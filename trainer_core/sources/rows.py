@@ -189,9 +189,7 @@ def _write_captions(row: Row, file: Path) -> None:
     if row.captions is None:
         return
     target = file.with_suffix(CAPTION_SUFFIX)
-    text = row.captions
-    if not isinstance(text, str):
-        text = "".join(f"{one_line(each)}\n" for each in text)
+    text = caption_text(row)
     if not text:
         target.unlink(missing_ok=True)
         return
@@ -201,6 +199,13 @@ def _write_captions(row: Row, file: Path) -> None:
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def caption_text(row: Row) -> str:
+    """The content of a row's caption file; empty where it has none."""
+    if isinstance(row.captions, str):
+        return row.captions
+    return "".join(f"{one_line(each)}\n" for each in row.captions or ())
 
 
 def _link(earlier: Path, file: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Final, get_args
 
 from pydantic import JsonValue
 
+from trainer_core.config.plan.problems import Problem
 from trainer_core.config.simpletuner.backends import backends_of
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, option_name, read_options, text_of
@@ -61,21 +62,31 @@ def check_backend(
     config: Mapping[str, JsonValue], data_backends: Sequence[JsonValue], id_: str
 ) -> list[str]:
     """What is wrong with one backend, each a line; also that there is none of this id."""
-    at = [
-        position
-        for position, item in enumerate(data_backends)
-        if isinstance(item, dict) and _id_in(item) == id_
-    ]
-    if not at:
+    if _place_of(data_backends, id_) is None:
         known = [_id_in(item) or "" for item in data_backends if isinstance(item, dict)]
         return [f"there is no data backend {id_}; there are: {', '.join(filter(None, known))}"]
+    found = problems_of_backend(config, data_backends, id_)
+    return [f"{each.pointer}: {each.message}" for each in found]
+
+
+def problems_of_backend(
+    config: Mapping[str, JsonValue], data_backends: Sequence[JsonValue], id_: str
+) -> list[Problem]:
+    """What is wrong with one backend of a list that has it."""
     findings = Findings()
     options = read_options(config, OPTIONS, "/config", findings, "local")
     findings.problems.clear()  # of options that change nothing about what is fetched
     backends_of(data_backends, options, _ANY_AREA_PX)
-    own = f"/data_backends/{at[0]}/"
-    return [
-        f"{each.pointer}: {each.message}"
-        for each in findings.problems
-        if each.pointer.startswith(own)
-    ]
+    own = f"/data_backends/{_place_of(data_backends, id_)}/"
+    return [each for each in findings.problems if each.pointer.startswith(own)]
+
+
+def _place_of(data_backends: Sequence[JsonValue], id_: str) -> int | None:
+    return next(
+        (
+            position
+            for position, item in enumerate(data_backends)
+            if isinstance(item, dict) and _id_in(item) == id_
+        ),
+        None,
+    )
