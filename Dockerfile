@@ -31,7 +31,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 # `jxl` reads JPEG XL and is GPL: leave it out of an image that you hand on under other terms.
 RUN pip install torch==2.13.0 \
-    && DS_BUILD_OPS=0 pip install --constraint requirements.lock ".[service,worker,full-rank,jxl,traces]"
+    && DS_BUILD_OPS=0 pip install --constraint requirements.lock ".[service,worker,full-rank,jxl,sources,traces]"
 ENV HF_HUB_OFFLINE=1
 USER 10001:10001
 WORKDIR /home/reverie

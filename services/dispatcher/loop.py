@@ -21,6 +21,7 @@ from services.store import (
     cache_work,
     due_rows,
     failing_rows,
+    import_offers,
     index_tasks,
     leases,
     offers,
@@ -62,6 +63,7 @@ class Rings(Protocol):
     def forget_worker(self, worker_id: str) -> None: ...
     def shard(self, tenant_id: str, digest: str) -> None: ...
     def dataset(self, tenant_id: str, dataset_id: str) -> None: ...
+    def dataset_import(self, tenant_id: str, dataset_id: str) -> None: ...
     def publication(self, tenant_id: str, publication_id: str) -> None: ...
 
 
@@ -100,6 +102,7 @@ class Dispatcher:
                 self.ring_for_admission,
                 self.end_caching,
                 self.ring_for_cache_work,
+                self.ring_for_imports,
                 self.ring_for_publications,
                 self.pause_at_limits,
                 self.apply_quotas,
@@ -155,6 +158,17 @@ class Dispatcher:
         ring = {CacheTask.VERIFY: self.rings.dataset, CacheTask.BUILD: self.rings.shard}
         self._ring_each(
             taken, lambda work: ring[work.task](work.tenant_id, work.id), cache_work.withdraw
+        )
+
+    def ring_for_imports(self) -> None:
+        """Ring for imports of datasets that go on: one for each cache builder."""
+        silence = self.heartbeat * HEARTBEATS_MISSED
+        with self._transaction() as conn:
+            taken = import_offers.take_offers(conn, offer=self.offer, silence=silence)
+        self._ring_each(
+            taken,
+            lambda offer: self.rings.dataset_import(offer.tenant_id, offer.dataset_id),
+            import_offers.withdraw,
         )
 
     def ring_for_publications(self) -> None:

@@ -16,7 +16,8 @@ TRAINER_STOP_S = 120.0
 
 _ONLY_FOR = {
     "services.api": ("REVERIE_KEY_PEPPER", "REVERIE_SECRETS_PUBLIC_KEY"),
-    # Only publishing uses the Hub.
+    # Publishing uses the Hub. Imports read it without a token.
+    "services.cache_builder": ("HF_ENDPOINT",),
     "services.results": (
         "REVERIE_SECRETS_PRIVATE_KEYS",
         "HF_TOKEN",
@@ -70,8 +71,9 @@ def _process(
     *arguments: str,
     stop_s: float = 20.0,
 ) -> ChildSpec:
-    others = {name for user, names in _ONLY_FOR.items() if user != module for name in names}
-    own = {name: value for name, value in env.items() if name not in others}
+    others = {name for names in _ONLY_FOR.values() for name in names}
+    hidden = others - set(_ONLY_FOR.get(module, ()))
+    own = {name: value for name, value in env.items() if name not in hidden}
     if module != "services.results":
         own["HF_HUB_OFFLINE"] = "1"
     return ChildSpec(

@@ -55,6 +55,7 @@ class RequestChild:
         env: Mapping[str, str],
         deadline_s: float = REQUEST_DEADLINE_S,
         idle_end_s: float = IDLE_END_S,
+        added: Mapping[str, str] | None = None,
     ) -> None:
         """The child is started by the first request.
 
@@ -63,9 +64,10 @@ class RequestChild:
             env: this process's environment; the child gets the allow-listed part of it.
             deadline_s: the child is killed when a request takes longer.
             idle_end_s: the child is ended after this time without a request.
+            added: variables that the child gets beside those.
         """
         self._command = tuple(command)
-        self._env = environment_for_child(env)
+        self._env = {**environment_for_child(env), **(added or {})}
         self._deadline_s = deadline_s
         self._idle_end_s = idle_end_s
         self._lock = threading.Lock()

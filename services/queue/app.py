@@ -22,6 +22,7 @@ TRAINER_TASK: Final = "trainer.ring"
 SHARD_TASK: Final = "cache.build"
 ADMISSION_TASK: Final = "runs.admit"
 DATASET_TASK: Final = "datasets.verify"
+IMPORT_TASK: Final = "datasets.import"
 PUBLICATION_TASK: Final = "publications.publish"
 
 TRACE_HEADER: Final = "traceparent"

@@ -59,6 +59,10 @@ class Rings:
         """The files of a dataset may be waiting for verification."""
         self._ring(apps.DATASET_TASK, apps.CACHE_QUEUE, tenant_id, dataset_id)
 
+    def dataset_import(self, tenant_id: str, dataset_id: str) -> None:
+        """Rows of a dataset's source may be waiting to be fetched."""
+        self._ring(apps.IMPORT_TASK, apps.CONTROL_QUEUE, tenant_id, dataset_id)
+
     def publication(self, tenant_id: str, publication_id: str) -> None:
         """A publication may be due."""
         self._ring(apps.PUBLICATION_TASK, apps.NOTIFY_QUEUE, tenant_id, publication_id)

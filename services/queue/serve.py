@@ -149,6 +149,7 @@ _ARGUMENTS: Final[Mapping[str, Mapping[str, Callable[[str], bool]]]] = {
     apps.ADMISSION_TASK: {"tenant_id": _is_tenant, "run_id": _is_run},
     apps.SHARD_TASK: {"tenant_id": _is_tenant, "digest": _is_digest},
     apps.DATASET_TASK: {"tenant_id": _is_tenant, "dataset_id": _is_dataset},
+    apps.IMPORT_TASK: {"tenant_id": _is_tenant, "dataset_id": _is_dataset},
     apps.PUBLICATION_TASK: {"tenant_id": _is_tenant, "publication_id": _is_publication},
 }
 """Task → its arguments in order: name in log lines, and check."""

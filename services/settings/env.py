@@ -106,6 +106,9 @@ class Settings:
     webhook_networks: tuple[Network, ...] = ()
     """REVERIE_WEBHOOK_NETWORKS: networks by comma that webhooks may reach besides the public
     internet, also over http. For the API and for the results process."""
+    import_networks: tuple[Network, ...] = ()
+    """REVERIE_IMPORT_NETWORKS: networks by comma that imported lists may lead to besides the public
+    internet. For the cache builder."""
     log_format: LogFormat = "console"
     """REVERIE_LOG_FORMAT."""
     single_tenant: bool = False
@@ -172,6 +175,7 @@ class Settings:
             upload_expires_s=_number(given, "REVERIE_UPLOAD_EXPIRES_S", 7 * 86_400),
             retention=_retention(given),
             webhook_networks=_networks(given, "REVERIE_WEBHOOK_NETWORKS"),
+            import_networks=_networks(given, "REVERIE_IMPORT_NETWORKS"),
             log_format=cast(LogFormat, _one_of(given, "REVERIE_LOG_FORMAT", ("console", "json"))),
             single_tenant=_one_of(given, "REVERIE_SINGLE_TENANT", ("false", "true")) == "true",
             environment=cast(Environment, _one_of(given, "REVERIE_ENV", ("production", "test"))),

@@ -92,11 +92,12 @@ def unshared(conn: Connection, dataset: Abandoned) -> tuple[datetime, list[str]]
     return row[0], row[1]
 
 
-# A transaction that creates a dataset takes far less than ten minutes.
+# A transaction that creates a dataset, or adds files to one that is imported, takes far less than
+# ten minutes. Each of them sets ``updated_at``.
 _SHARED_SINCE: Final = """
 SELECT DISTINCT sha256 FROM datasets JOIN dataset_files USING (dataset_id)
 WHERE datasets.tenant_id = %(tenant_id)s AND dataset_id <> %(dataset_id)s AND deleted_at IS NULL
-    AND datasets.created_at > %(since)s - interval '10 minutes' AND sha256 = ANY(%(contents)s)
+    AND datasets.updated_at > %(since)s - interval '10 minutes' AND sha256 = ANY(%(contents)s)
 """
 
 

@@ -24,7 +24,7 @@ _OF_RUN: Final = (
     "run_documents",
     "runs",
 )
-_OF_DATASET: Final = ("dataset_files", "datasets")
+_OF_DATASET: Final = ("dataset_files", "dataset_imports", "datasets")
 _OF_TENANT: Final = (
     "cache_shards",
     "batches",

@@ -90,6 +90,7 @@ ON CONFLICT (tenant_id) DO UPDATE SET size_bytes = excluded.size_bytes,
 
 _OF_A_RUN: Final = _limits_and_use({name: _USED[name] for name in ("queued_runs", "storage_bytes")})
 _OF_A_DATASET: Final = _limits_and_use({name: _USED[name] for name in ("uploads", "storage_bytes")})
+_OF_GROWTH: Final = _limits_and_use({"storage_bytes": _USED["storage_bytes"]})
 
 
 def check_new_runs(conn: Connection, tenant_id: str, defaults: Quotas, *, added: int = 1) -> None:
@@ -145,6 +146,15 @@ def check_new_dataset(
     state["uploads_used"] -= 1
     state["storage_bytes_used"] -= size_bytes
     _check(state, "uploads", added=1)
+    _check(state, "storage_bytes", added=size_bytes)
+
+
+def check_growth(conn: Connection, tenant_id: str, defaults: Quotas, *, size_bytes: int) -> None:
+    """Check the quota of storage before a dataset that is being imported grows by ``size_bytes``.
+
+    Raises QuotaExceededError.
+    """
+    state = _read(conn, _OF_GROWTH, tenant_id, defaults)
     _check(state, "storage_bytes", added=size_bytes)
 
 

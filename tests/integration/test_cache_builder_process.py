@@ -26,9 +26,10 @@ from services.objects.shards import get_contents, get_entry
 from services.queue.app import CACHE_QUEUE
 from services.queue.rings import Rings
 from services.settings.env import Settings
-from services.store import datasets
+from services.store import datasets, imports
 from services.store.database import Database
 from services.store.datasets import NewFile
+from tests.support.file_server import File, FileServer
 from tests.support.forked_trainer import SOCKET
 from tests.support.forking import SERVICES, TRAINING, Process, server_of, start_module
 from tests.support.own_disk import own_disk
@@ -175,6 +176,7 @@ def service(  # noqa: PLR0917 - fixtures
         "REVERIE_SCRATCH_DIR": str(tmp_path / "scratch"),
         "REVERIE_MODELS_DIR": str(models_dir),
         "REVERIE_HEARTBEAT_S": "0.5",
+        "REVERIE_IMPORT_NETWORKS": "127.0.0.0/8",
         "OMP_NUM_THREADS": "1",
     }
     tenant_id = new_id("ten")
@@ -222,6 +224,22 @@ def test_a_good_dataset_becomes_ready(service: Service) -> None:
         image, text = datasets.files(conn, service.tenant_id, dataset_id)
     assert (image.width_px, image.height_px) == (300, 200)
     assert text.text == "a brick wall\n"
+
+
+def test_a_source_is_fetched_and_its_dataset_becomes_ready(service: Service) -> None:
+    with FileServer() as web:
+        web.files["/a.jpg"] = File(body=picture(300, 200))
+        csv = f"url,caption\n{web.url('/a.jpg')},a wall\n{web.url('/gone.jpg')},b\n"
+        with service.database.transaction() as conn:
+            dataset_id = datasets.create(conn, service.tenant_id, "photos", []).dataset_id
+            imports.create(conn, service.tenant_id, dataset_id, {"type": "csv"}, csv)
+        service.rings.dataset_import(service.tenant_id, dataset_id)
+        wait_until(
+            lambda: service.dataset(dataset_id).status != "uploading", what=service.log.read_text
+        )
+    service.rings.dataset(service.tenant_id, dataset_id)
+    decided = service.wait_decided(dataset_id)
+    assert (decided.status, decided.num_files) == ("ready", 2), service.log.read_text()
 
 
 def test_all_problems_of_a_dataset_are_reported_together(service: Service) -> None:

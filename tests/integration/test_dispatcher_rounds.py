@@ -10,9 +10,15 @@ from services.cache_builder.indexing.index import Indexer
 from services.dispatcher.health import Health
 from services.dispatcher.loop import Dispatcher
 from services.domain.errors import Problem
-from services.queue.app import CACHE_QUEUE, NOTIFY_QUEUE, trainer_queue, worker_queue
+from services.queue.app import (
+    CACHE_QUEUE,
+    CONTROL_QUEUE,
+    NOTIFY_QUEUE,
+    trainer_queue,
+    worker_queue,
+)
 from services.queue.rings import Rings
-from services.store import datasets, publications, run_lists, shards
+from services.store import datasets, imports, publications, run_lists, shards
 from services.store.database import DatabaseDownError
 from tests.support.dispatching import DispatcherAndIndexer, build_all_shards, real_plan
 from tests.support.objects import plain_folder
@@ -82,6 +88,18 @@ def let_health_recover(dispatcher: Dispatcher, clock: Clock) -> None:
     for _ in range(61):
         clock.now_s += 1
         dispatcher.health.note_answer()
+
+
+def test_imports_are_rung_one_a_builder_and_not_again_while_they_are_offered(
+    service: DispatcherAndIndexer, tenant_db: TenantDatabase, queues: Callable[[str], int]
+) -> None:
+    with tenant_db.database.transaction() as conn:
+        for _ in range(2):
+            dataset = datasets.create(conn, tenant_db.tenant_id, "photos", [])
+            imports.create(conn, tenant_db.tenant_id, dataset.dataset_id, {"type": "csv"}, "url\n")
+    for _ in range(2):
+        service.dispatcher.round()
+    assert queues(CONTROL_QUEUE) == 2
 
 
 def test_a_run_goes_from_admission_to_an_offer(

@@ -19,6 +19,7 @@ from services.store import (
     datasets,
     deletions,
     idempotency,
+    imports,
     members,
     publications,
     quotas,
@@ -100,6 +101,7 @@ def rows_of(database: Database) -> Rows:
         lonely, deleted = (
             datasets.create(conn, tenant.tenant_id, "photos", [FILE, ADAPTER]) for _ in range(2)
         )
+        imports.create(conn, tenant.tenant_id, lonely.dataset_id, {"type": "csv"}, "url,caption\n")
         deletion, _ = deletions.delete_dataset(conn, tenant.tenant_id, deleted.dataset_id)
         webhook = webhooks.create(
             conn, tenant.tenant_id, url="https://example.com", events=None, seal=lambda _: ENVELOPE

@@ -188,6 +188,18 @@ def test_webhooks_are_sent_to_the_public_internet_only() -> None:
     assert "r-webhooks" not in {d["metadata"]["name"] for d in without}
 
 
+def test_cache_builders_fetch_sources_from_the_public_internet_only() -> None:
+    policies = {d["metadata"]["name"]: d for d in render() if d["kind"] == "NetworkPolicy"}
+    spec = policies["r-imports"]["spec"]
+    assert spec["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "cache-builder"
+    (way_out,) = spec["egress"]
+    all_of_4, _ = (each["ipBlock"] for each in way_out["to"])
+    assert {"10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16"} <= set(all_of_4["except"])
+    assert {"port": 80, "endPort": 80, "protocol": "TCP"} in way_out["ports"]
+    without = render("--set", "networkPolicy.imports.enabled=false")
+    assert "r-imports" not in {d["metadata"]["name"] for d in without}
+
+
 def test_metrics_are_off_unless_a_port_is_given() -> None:
     documents = render()
 

@@ -1,0 +1,352 @@
+"""Imports of datasets: rows of a source are fetched, checked and stored, some of them a ring.
+
+What strangers made is downloaded and decoded by a process of its own, which has the network and no
+credential. This one stores its files under the names of their contents, as uploads are, and moves
+the position in the database behind them.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import structlog
+
+from services.cache_builder.holding import renewed
+from services.cache_builder.verify import RULES
+from services.domain.errors import NotFoundError, Problem, QuotaExceededError
+from services.domain.file_names import path_fault
+from services.domain.quotas import Quotas
+from services.metrics import work as metrics
+from services.objects.errors import ObjectStoreDownError, ObjectStoreRefusedError
+from services.objects.keys import upload_key
+from services.objects.port import ObjectStore
+from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
+from services.store import imports
+from services.store.database import TRANSIENT_ERRORS, Database
+from services.store.datasets import FileFacts, NewFile
+from services.store.imports import Import, Portion
+from services.workers.scratch import Scratch
+from trainer_core.config.simpletuner.remote_sources import list_suffix, remote_source
+from trainer_core.data.captions import decode_caption
+from trainer_core.errors import Category
+from trainer_core.faultpoints import fault_point
+from trainer_core.process.import_requests import FetchedFile, FetchReply, FetchRequest
+from trainer_core.sources.errors import UnreachableError
+from trainer_core.web.public_addresses import Network
+
+log = structlog.get_logger(__name__)
+
+MAX_PICTURES: Final = 50_000
+"""With their captions they are as many files as a dataset may have."""
+_LATER: Final = timedelta(seconds=30)
+_FREE_BYTES: Final = 2 << 30
+"""Of scratch disk: a usual file of the Hub, and a portion. A larger one may fill it, and waits."""
+_UPLOADS_AT_ONCE: Final = 8
+_TRIES_OF_PASSING: Final = 3
+"""A portion of which no row could be fetched is tried so often where that may pass."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PortionSize:
+    """What one request to the fetching process may take."""
+
+    rows: int = 64
+    size_bytes: int = 128 << 20
+    seconds: float = 20.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Importer:
+    """Handles ``datasets.import``."""
+
+    database: Database
+    objects: ObjectStore
+    fetcher: RequestChild
+    """Runs ``trainer_core fetch``."""
+    scratch: Scratch
+    networks: Sequence[Network] = ()
+    """That addresses may lead to besides the public internet."""
+    quotas: Quotas = field(default_factory=Quotas)
+    """Of tenants that have no others."""
+    slice_s: float = 30.0
+    """A ring imports portions for this long, and at least one."""
+    size: PortionSize = field(default_factory=PortionSize)
+    free_bytes: int = _FREE_BYTES
+    """With less free scratch disk nothing is imported."""
+    _at_work: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer_ring(self, tenant_id: str, dataset_id: str) -> None:
+        """Import some rows, if the import goes on and nobody else works on it.
+
+        One import at a time: the threads of this process also admit runs. What it declines is
+        offered again. Where rows are left, the import is due again at once, behind others.
+        """
+        if not self._at_work.acquire(blocking=False):
+            return
+        try:
+            with self.database.transaction() as conn:
+                work = imports.take(conn, tenant_id, dataset_id)
+            if work is not None:
+                fault_point("import.taken")
+                with renewed(self.database, partial(imports.renew, work=work)):
+                    self._import_a_slice(work)
+        except TRANSIENT_ERRORS as error:
+            log.warning("import_postponed", dataset_id=dataset_id, error=type(error).__name__)
+        finally:
+            self._at_work.release()
+
+    def _import_a_slice(self, work: Import) -> None:
+        try:
+            outcome = self._advance(work)
+        except TRANSIENT_ERRORS:
+            raise
+        except (ObjectStoreDownError, ObjectStoreRefusedError, OSError) as error:
+            # The store fails, or this machine: it is not the source's fault.
+            outcome = self._postpone(work, type(error).__name__)
+        except QuotaExceededError as error:
+            outcome = self._reject(work, error.code, str(error))
+        except NotFoundError:  # the tenant is being deleted
+            outcome = self._postpone(work, "tenant_deleted")
+        except RequestFailedError as error:
+            failure = error.failure
+            if failure.code == UnreachableError.code:
+                outcome = self._count_failure(work, failure.code, _unreachable(failure.message))
+            elif failure.category is Category.USER:
+                outcome = self._reject(
+                    work, failure.code, f"It cannot be imported: {failure.message}."
+                )
+            else:
+                outcome = self._postpone(work, failure.code)
+        except ChildLostError as error:
+            outcome = self._count_failure(work, "fetcher_lost", _lost(str(error)))
+        except Exception:  # one bad source must end with a reason, not be tried for ever
+            log.exception("import_failed_unexpectedly", dataset_id=work.dataset_id)
+            outcome = self._count_failure(work, "unexpected", _UNEXPECTED)
+        metrics.imports.labels(outcome=outcome).inc()
+
+    def _advance(self, work: Import) -> str:
+        """Import portions until the slice is over; the outcome, for the metric."""
+        ends_s = time.monotonic() + self.slice_s
+        while True:
+            if not self.scratch.has_space(self.free_bytes):
+                return self._postpone(work, "scratch_full")
+            with self.scratch.work_folder("import") as folder:
+                reply = self._fetch(work, folder)
+                if _should_wait(work, reply):
+                    message = f"no row can be fetched now, such as {reply.left_out[0].message}"
+                    return self._count_failure(work, "rows_unreachable", _unreachable(message))
+                advanced = self._store(work, reply)
+            if advanced is None:
+                return "ended"  # deleted, or another builder is ahead
+            work = advanced
+            if problem := _about_use(work, is_last=reply.is_last):
+                return self._reject(work, problem.code, problem.message)
+            if reply.is_last:
+                return self._finish(work)
+            if time.monotonic() >= ends_s:
+                with self.database.transaction() as conn:
+                    imports.put_back(conn, work)
+                return "advanced"
+
+    def _fetch(self, work: Import, folder: Path) -> FetchReply:
+        """The next rows; a row that ends the process is left out."""
+        request = self._request(work, folder)
+        try:
+            reply = self.fetcher.request(request, FetchReply)
+        except ChildLostError:
+            one = request.model_copy(update={"max_rows": 1, "folder": _new(folder, "one")})
+            try:
+                reply = self.fetcher.request(one, FetchReply)
+            except ChildLostError:
+                none = one.model_copy(
+                    update={"leaves_out_first": True, "folder": _new(folder, "none")}
+                )
+                # Raises ChildLostError where the process cannot start at all.
+                reply = self.fetcher.request(none, FetchReply)
+        if reply.list_file is not None:
+            content = Path(reply.list_file).read_text(encoding="utf-8-sig", errors="replace")
+            with self.database.transaction() as conn:
+                imports.keep_list(conn, work, content.replace("\0", ""))
+        return reply
+
+    def _request(self, work: Import, folder: Path) -> FetchRequest:
+        with self.database.transaction() as conn:
+            content = imports.read_list(conn, work)
+        list_file: Path | None = None
+        if content is not None:
+            source = remote_source(work.source, with_list=True).source
+            suffix = ".csv" if source is None else list_suffix(source)
+            list_file = folder / f"list{suffix}"
+            list_file.write_text(content, encoding="utf-8", newline="")
+        return FetchRequest.model_validate(
+            {
+                "source": work.source,
+                "list_file": None if list_file is None else str(list_file),
+                "position": work.position,
+                "cache": _new(self.scratch.folder, "import-cache"),
+                "folder": _new(folder, "files"),
+                "allowed": [str(each) for each in self.networks],
+                "max_rows": self.size.rows,
+                "max_bytes": self.size.size_bytes,
+                "max_s": self.size.seconds,
+            }
+        )
+
+    def _store(self, work: Import, reply: FetchReply) -> Import | None:
+        """Store the files, and go on behind their rows; None where the import is over."""
+        portion = _portion(reply)
+        with self.database.transaction() as conn:
+            if not imports.declare(conn, work, portion, self.quotas):
+                return None
+        fault_point("import.declared")
+        contents = {file.sha256: file for file in reply.files}
+        with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
+            list(pool.map(partial(self._store_file, work.tenant_id), contents.values()))
+        fault_point("import.stored")
+        with self.database.transaction() as conn:
+            advanced = imports.advance(conn, work, portion, rules=RULES)
+        if advanced is not None:
+            metrics.import_rows.labels(outcome="left_out").inc(len(reply.left_out))
+            metrics.import_rows.labels(outcome="imported").inc(advanced.pictures - work.pictures)
+            metrics.import_bytes.inc(portion.size_bytes)
+        return advanced
+
+    def _store_file(self, tenant_id: str, file: FetchedFile) -> None:
+        key = upload_key(tenant_id, file.sha256)
+        if self.objects.size(key) != file.size_bytes:
+            self.objects.put_file(key, Path(file.local))
+
+    def _finish(self, work: Import) -> str:
+        with self.database.transaction() as conn:
+            imports.finish(conn, work)
+        log.info(
+            "dataset_imported",
+            dataset_id=work.dataset_id,
+            pictures=work.pictures,
+            left_out=work.left_out,
+            fetched_bytes=work.fetched_bytes,
+        )
+        return "imported"
+
+    def _reject(self, work: Import, code: str, message: str) -> str:
+        log.warning("import_rejected", dataset_id=work.dataset_id, code=code)
+        with self.database.transaction() as conn:
+            imports.reject(conn, work, Problem(pointer="", code=code, message=message))
+        return "rejected"
+
+    def _postpone(self, work: Import, reason: str) -> str:
+        log.warning("import_postponed", dataset_id=work.dataset_id, reason=reason)
+        with self.database.transaction() as conn:
+            imports.postpone(conn, work, after=_LATER)
+        return "postponed"
+
+    def _count_failure(self, work: Import, code: str, message: str) -> str:
+        log.warning("import_failed", dataset_id=work.dataset_id, code=code, tries=work.failures)
+        problem = Problem(pointer="", code=code, message=message)
+        with self.database.transaction() as conn:
+            return "rejected" if imports.count_failure(conn, work, problem) else "failed"
+
+
+_UNEXPECTED: Final = (
+    "The service failed several times in a row while it imported this dataset. This is a fault of "
+    "the service. Import it again."
+)
+
+
+def _unreachable(message: str) -> str:
+    return f"The source could not be reached for about half an hour: {message}. Import it again."
+
+
+def _lost(message: str) -> str:
+    return (
+        f"The process that fetches this source ended several times: {message}. `reverie datasets "
+        "push CONFIG --backend ID` fetches it on your machine."
+    )
+
+
+def _should_wait(work: Import, reply: FetchReply) -> bool:
+    """Whether no row could be fetched, for reasons that may pass: the network may be down."""
+    return (
+        not reply.files
+        and bool(reply.left_out)
+        and all(row.may_pass for row in reply.left_out)
+        and work.failures <= _TRIES_OF_PASSING
+    )
+
+
+def _about_use(work: Import, *, is_last: bool) -> Problem | None:
+    """Why the import does not go on: too little of the source can be used, or it has too much.
+
+    The bound is that of a folder of pictures: where more than half is left out, it is the wrong
+    source, and training on the rest would be money lost.
+    """
+    named = "; ".join(row["message"] for row in work.left_out_rows[:3])
+    total = work.rows_total if work.rows_total is not None else work.rows_done
+    if work.pictures > MAX_PICTURES:
+        message = (
+            f"It has more than {MAX_PICTURES:,} usable pictures, the most that a dataset may have: "
+            "set source_max_rows, or import its splits as datasets of their own."
+        )
+        return Problem(pointer="", code="too_many_pictures", message=message)
+    if work.left_out > max(work.pictures, total / 2) or (is_last and work.left_out > work.pictures):
+        message = (
+            f"{work.left_out:,} of {total:,} rows cannot be used, which is more than half, such as "
+            f"{named}. Mend the source and import it again."
+        )
+        return Problem(pointer="", code="mostly_unusable", message=message)
+    if is_last and work.pictures == 0:
+        return Problem(pointer="", code="no_picture", message="The source has no usable picture.")
+    return None
+
+
+def _portion(reply: FetchReply) -> Portion:
+    files, facts = [], []
+    for file in reply.files:
+        path = _safe(file.path)
+        files.append(
+            NewFile(path=path, media=file.media, size_bytes=file.size_bytes, sha256=file.sha256)
+        )
+        text = None
+        if file.media == "caption":
+            text = decode_caption(Path(file.local).read_bytes(), name=path)
+        facts.append(
+            FileFacts(
+                path=path,
+                width_px=file.width_px,
+                height_px=file.height_px,
+                lit=file.lit,
+                text=text,
+            )
+        )
+    return Portion(
+        files=files,
+        facts=facts,
+        left_out=[{"row": row.row, "message": row.message} for row in reply.left_out],
+        position=reply.position.model_dump(mode="json"),
+        rows_done=reply.rows_done,
+        rows_total=reply.rows_total,
+    )
+
+
+def _safe(path: str) -> str:
+    """The path of a file in the dataset: another one where datasets do not take this one.
+
+    The picture and the captions of a row get the same name.
+    """
+    if path_fault(path) is None:
+        return path
+    pure = PurePosixPath(path)
+    name = hashlib.sha256(pure.with_suffix("").as_posix().encode("utf-8", "replace")).hexdigest()
+    return f"{name[:32]}{pure.suffix}"
+
+
+def _new(folder: Path, name: str) -> str:
+    (folder / name).mkdir(exist_ok=True)
+    return str(folder / name)
