@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from anyio import CapacityLimiter
 
@@ -22,6 +22,10 @@ class CheckedList:
     """Of all files that are listed."""
     based_on: str | None
     """None: it takes no files over from another dataset."""
+    source: dict[str, Any] | None = None
+    """A data backend that the service fetches the files from; None: they are uploaded."""
+    csv: str | None = None
+    """The content of the source's list."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,7 @@
 """`reverie datasets`: push folders of images and captions, list and show datasets."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -15,6 +17,7 @@ from services.domain.ids import is_id
 if TYPE_CHECKING:
     from services.client.client import Client
     from services.client.dataset_shapes import Dataset, DatasetChange, DatasetDiffTotals
+    from services.client.push import OnProgress
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: uploaded folders of images and captions.")
 
@@ -32,6 +35,14 @@ _FETCH_EXAMPLES: Final = """Examples:
 reverie datasets fetch my/config --backend photos
 
 reverie datasets fetch my/config --backend photos --output photos"""
+
+_IMPORT_EXAMPLES: Final = """Examples:
+
+reverie datasets import my/config --backend photos --wait
+
+reverie datasets show ds_0198c0de…"""
+
+_LEFT_OUT_SHOWN: Final = 10
 
 _Backend = Annotated[
     str | None,
@@ -143,6 +154,51 @@ def _fetched(
     return found.folders[backend]
 
 
+@app.command("import", epilog=_IMPORT_EXAMPLES)
+def import_(
+    ctx: typer.Context,
+    config: Annotated[Path, typer.Argument(exists=True, metavar="DIR|FILE")],
+    *,
+    backend: Annotated[str, typer.Option(metavar="ID", help="Id of the data backend.")],
+    name: Annotated[str | None, typer.Option(help="Default: the id of the backend.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is ready.")] = False,
+    setting: Setting = None,
+    as_json: output.Json = False,
+) -> None:
+    """Have the service fetch the pictures and captions of a data backend that are elsewhere.
+
+    A list of addresses, or a public dataset of the Hub. Runs may name the
+    dataset at once. What needs a token is fetched on this machine by
+    `reverie datasets push CONFIG --backend ID`.
+    """
+    from services.cli.source_imports import source_to_import
+
+    invocation: Invocation = ctx.obj
+    sent = source_to_import(config, backend, settings_of(setting), invocation.env)
+    with invocation.connect() as client:
+        dataset = client.create_dataset(name or backend, source=sent.source, csv=sent.csv)
+        if wait:
+            from services.client.push import wait_ready
+
+            if not as_json:
+                output.print_note(f"importing into {dataset['id']}")
+            with _shown_progress() as show_progress:
+                dataset = wait_ready(client, dataset["id"], float("inf"), show_progress)
+    if as_json:
+        output.print_json(dataset)
+        return
+    output.print_facts({"dataset": dataset["id"], "status": dataset["status"]})
+    _show_rows_left_out(dataset)
+
+
+def _show_rows_left_out(dataset: "Dataset") -> None:
+    source = dataset.get("source")
+    if source is not None and source["left_out"]:
+        output.print_note(f"warning: {source['left_out']} rows are left out, such as:")
+        for row in source["left_out_rows"][:_LEFT_OUT_SHOWN]:
+            output.print_note(f"  {row['message']}")
+
+
 @app.command("list")
 def list_datasets(
     ctx: typer.Context,
@@ -188,10 +244,12 @@ def show(
             "digest": dataset["digest"],
             "based on": dataset["based_on"],
             "left out": dataset.get("num_left_out") or None,
+            **_facts_of_source(dataset),
         }
     )
     if dataset["status"] != "rejected":
         show_left_out(dataset)
+    _show_rows_left_out(dataset)
     for error in dataset["errors"]:
         output.print_note(f"  {error['pointer']}: {error['message']} [{error['code']}]")
 
@@ -210,6 +268,20 @@ def show_left_out(dataset: "Dataset") -> None:
         output.print_note(f"  {problem['message']}")
     if number > len(shown):
         output.print_note(f"  and {number - len(shown)} more")
+
+
+def _facts_of_source(dataset: "Dataset") -> dict[str, str]:
+    source = dataset.get("source")
+    if source is None:
+        return {}
+    total = "" if source["rows_total"] is None else f" of {source['rows_total']:,}"
+    facts = {
+        "import": f"{source['status']}, {source['rows_done']:,}{total} rows, "
+        f"{source['pictures']:,} pictures, {output.size(source['fetched_bytes'])}"
+    }
+    if source["seconds_left"] is not None:
+        facts["left"] = f"about {source['seconds_left'] / 60:.0f} min"
+    return facts
 
 
 @app.command("diff")
@@ -252,6 +324,21 @@ def push_shown(
     client: "Client", place: Path, name: str | None, *, based_on: str | None = None
 ) -> "Dataset":
     """Push a folder or an adapter file, with a progress bar; raises what ``push_folder`` raises."""
+    from services.client.folder import list_folder
+    from services.client.push import push_folder
+    from trainer_core.data.folder import notes_on
+
+    for note in () if place.is_file() else notes_on(list_folder(place)):
+        output.print_note(f"{place}: {note}")
+    with _shown_progress() as show_progress:
+        dataset = push_folder(client, place, name, show_progress, based_on=based_on)
+    show_left_out(dataset)
+    return dataset
+
+
+@contextmanager
+def _shown_progress() -> "Iterator[OnProgress]":
+    """A bar on a terminal, for as long as the block runs."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -259,12 +346,8 @@ def push_shown(
         TextColumn,
     )
 
-    from services.client.folder import list_folder
-    from services.client.push import PushProgress, push_folder
-    from trainer_core.data.folder import notes_on
+    from services.client.push import PushProgress
 
-    for note in () if place.is_file() else notes_on(list_folder(place)):
-        output.print_note(f"{place}: {note}")
     _, err = output.consoles()
     columns = (
         TextColumn("{task.description:<10}"),
@@ -273,14 +356,12 @@ def push_shown(
         TextColumn("{task.fields[sent]}"),
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("hashing", total=None, sent="")
+        task = progress.add_task("", total=None, sent="")
 
         def show_progress(now: PushProgress) -> None:
             sent = output.size(now.sent_bytes) if now.sent_bytes else ""
             progress.update(
-                task, description=now.stage, completed=now.done, total=now.total, sent=sent
+                task, description=now.stage, completed=now.done, total=now.total or None, sent=sent
             )
 
-        dataset = push_folder(client, place, name, show_progress, based_on=based_on)
-    show_left_out(dataset)
-    return dataset
+        yield show_progress

@@ -1,6 +1,6 @@
 """Datasets and uploads, as JSON."""
 
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from services.client.shapes import Problem
 from services.domain.media import Media
@@ -12,6 +12,35 @@ class NewFile(TypedDict):
     path: str
     size_bytes: int
     sha256: str
+
+
+class LeftOutRow(TypedDict):
+    """A row of a source that has no usable picture."""
+
+    row: str
+    """Its address, path or number."""
+    message: str
+
+
+class DatasetSource(TypedDict):
+    """What the service fetches a dataset's files from, and how far that is."""
+
+    backend: dict[str, Any]
+    """As it was given."""
+    status: Literal["importing", "imported", "failed"]
+    rows_done: int
+    rows_total: int | None
+    """None where it is not known."""
+    pictures: int
+    """That are stored."""
+    left_out: int
+    """Rows without a usable picture."""
+    left_out_rows: list[LeftOutRow]
+    """The first ones."""
+    fetched_bytes: int
+    rows_per_s: float | None
+    bytes_per_s: float | None
+    seconds_left: float | None
 
 
 class Dataset(TypedDict):
@@ -31,6 +60,8 @@ class Dataset(TypedDict):
     """Of its files; datasets with the same files have the same one. None until it is completed."""
     based_on: str | None
     """The dataset whose files it took over, which may be deleted by now."""
+    source: DatasetSource | None
+    """None where its files are uploaded; a service of before does not send it."""
     links: dict[str, str]
     created_at: str
     updated_at: str

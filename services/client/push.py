@@ -29,10 +29,12 @@ _POLL: Final = Retry(tries=1, first_wait_s=0.2, limit_s=2.0)
 class PushProgress:
     """How far a push has come."""
 
-    stage: Literal["hashing", "uploading", "verifying"]
+    stage: Literal["hashing", "uploading", "importing", "verifying"]
     done: int
-    """Files of ``total``; the store may hold some already, which count at once."""
+    """Files of ``total``; the store may hold some already, which count at once. Rows while the
+    service imports them."""
     total: int
+    """0 where it is not known."""
     sent_bytes: int = 0
     """Of files that are uploaded now, and of parts of large ones; also what is stored of those from
     an earlier push."""
@@ -79,7 +81,7 @@ def push_folder(
     if base is None:
         dataset = client.create_dataset(name or place.resolve().name, files)
     elif base["digest"] == digest_of_files(files):
-        return _wait_ready(client, base["id"], ready_within_s, report)
+        return wait_ready(client, base["id"], ready_within_s, report)
     else:
         changes = changes_from(files_in(client, base["id"]), files)
         dataset = client.create_dataset(
@@ -88,7 +90,7 @@ def push_folder(
     _upload(client, found, dataset["id"], files, report, skip_verified=base is not None)
     report(PushProgress(stage="verifying", done=0, total=len(files)))
     client.complete_dataset(dataset["id"])
-    return _wait_ready(client, dataset["id"], ready_within_s, report)
+    return wait_ready(client, dataset["id"], ready_within_s, report)
 
 
 def _hashed(done: int, total: int) -> PushProgress:
@@ -194,13 +196,24 @@ def _missing(uploads: list[Upload], seen: set[str]) -> dict[str, Upload]:
     return missing
 
 
-def _wait_ready(client: Client, dataset_id: str, within_s: float, report: OnProgress) -> Dataset:
+def wait_ready(client: Client, dataset_id: str, within_s: float, report: OnProgress) -> Dataset:
+    """Wait until the service has verified a dataset, which it may import before.
+
+    Args:
+        client: of the service.
+        dataset_id: of a dataset whose files are all uploaded, or that is imported.
+        within_s: how long that may take.
+        report: is told the progress.
+
+    Raises:
+        DatasetRejectedError: says why.
+        WaitTooLongError: the dataset may become ready later.
+    """
     end_s = time.monotonic() + within_s
     polls = 0
     while True:
         dataset = client.get_dataset(dataset_id)
-        done, total = dataset["verified_files"], dataset["num_files"] or 0
-        report(PushProgress(stage="verifying", done=done, total=total))
+        report(_progress_of(dataset))
         if dataset["status"] == "ready":
             return dataset
         if dataset["status"] == "rejected":
@@ -212,3 +225,17 @@ def _wait_ready(client: Client, dataset_id: str, within_s: float, report: OnProg
             )
         polls += 1
         time.sleep(_POLL.wait_s(polls, None))
+
+
+def _progress_of(dataset: Dataset) -> PushProgress:
+    source = dataset.get("source")
+    if source is not None and source["status"] == "importing":
+        return PushProgress(
+            stage="importing",
+            done=source["rows_done"],
+            total=source["rows_total"] or 0,
+            sent_bytes=source["fetched_bytes"],
+        )
+    return PushProgress(
+        stage="verifying", done=dataset["verified_files"], total=dataset["num_files"] or 0
+    )

@@ -69,6 +69,8 @@ class BackendData(TypedDict):
 class BucketCrops(TypedDict):
     """What the crop to one size does to images."""
 
+    num_crops: int
+    """What is encoded of the images: as many, and more with ``crops_per_image``."""
     loss_mean: float
     loss_worst: float
     loss_worst_path: str

@@ -12,8 +12,10 @@ from services.api.datasets.shapes import (
     DatasetRequest,
     FileDeclaration,
     RemovedPath,
+    SourcedDatasetRequest,
     WholeDatasetRequest,
 )
+from services.api.datasets.sources import about_source
 from services.api.json_body import no_body, unstorable
 from services.api.json_items import ItemCount, read_items
 from services.api.long_lists import CheckedList
@@ -43,7 +45,13 @@ def check_list(body: BinaryIO, rows: BinaryIO) -> CheckedList:
     check = _Check(rows)
     outer = read_items(body, {_FILES: check.add_file, _REMOVED: check.add_removed})
     request = check.end(outer)
-    return CheckedList(name=request.name, size_bytes=check.size_bytes, based_on=request.based_on)
+    return CheckedList(
+        name=request.name,
+        size_bytes=check.size_bytes,
+        based_on=request.based_on,
+        source=request.source,
+        csv=request.csv,
+    )
 
 
 def files_of(rows: BinaryIO) -> Iterator[NewFile]:
@@ -117,6 +125,7 @@ class _Check:
             self._misshapen.add(_shape_problems(error, ()))
         self._misshapen.refuse()
         self._refused.add(_about_removed_from_nothing(request))
+        self._refused.add(about_source(request))
         self._refused.add(self._rules.about_folders())
         self._refused.add(self._rules.about_removed_and_listed())
         self._refused.refuse()
@@ -147,8 +156,11 @@ def _lists_in(outer: Any) -> dict[str, list[Any]]:
 
 
 def _shape_of(outer: Any) -> type[DatasetRequest]:
-    is_whole = not isinstance(outer, dict) or outer.get("based_on") is None
-    return WholeDatasetRequest if is_whole else DatasetRequest
+    if not isinstance(outer, dict):
+        return WholeDatasetRequest
+    if outer.get("source") is not None:
+        return SourcedDatasetRequest
+    return WholeDatasetRequest if outer.get("based_on") is None else DatasetRequest
 
 
 def _about_removed_from_nothing(request: DatasetRequest) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from services.api.auditing import AuthorDep
 from services.api.datasets.bases import check_against_base, find_base
 from services.api.datasets.checked_list import check_list, files_of, removed_of
-from services.api.datasets.presenting import dataset_shape
+from services.api.datasets.presenting import shown_dataset
 from services.api.datasets.shapes import Dataset
 from services.api.idempotency import CreatingRequest, IdempotencyKey, create_once
 from services.api.long_lists import CheckedList
@@ -22,7 +22,7 @@ from services.api.service import ServiceDep, TenantDep
 from services.api.spooled_body import IN_MEMORY_BYTES, spooled_body
 from services.domain.audit import Author
 from services.domain.errors import QuotaExceededError
-from services.store import audit, dataset_versions, datasets, quotas
+from services.store import audit, dataset_versions, datasets, imports, quotas
 from services.store.database import Connection
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=StreamRoute)
@@ -106,8 +106,10 @@ def _create_in_thread(
             quotas.check_new_dataset(conn, tenant_id, limits, size_bytes=size_bytes)
             if base is not None:
                 find_base(conn, tenant_id, base)  # it may be deleted since
+            if checked.source is not None:
+                imports.create(conn, tenant_id, dataset.dataset_id, checked.source, checked.csv)
             audit.record(conn, tenant_id, author, "dataset.created", dataset.dataset_id)
-            return dataset_shape(dataset)
+            return shown_dataset(conn, dataset)
 
         return create_once(creating, prepare, insert)
 

@@ -9,7 +9,12 @@ from pydantic import Field
 from services.api.auditing import AuthorDep
 from services.api.datasets.lookup import find_dataset
 from services.api.datasets.part_sizes import PART_BYTES, UPLOAD_EXPIRES_S, part_sizes
-from services.api.datasets.presenting import change_shape, dataset_shape, file_shape
+from services.api.datasets.presenting import (
+    change_shape,
+    file_shape,
+    shown_dataset,
+    shown_datasets,
+)
 from services.api.datasets.shapes import (
     MAX_LISTED,
     Dataset,
@@ -32,7 +37,9 @@ from services.domain.errors import (
     Problem,
 )
 from services.objects.keys import upload_key
-from services.store import audit, dataset_versions, datasets
+from services.store import audit, dataset_versions, datasets, imports
+from services.store.database import Connection
+from services.store.datasets import Dataset as DatasetRow
 from services.store.datasets import DatasetFile as FileRow
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=TenantRoute)
@@ -50,15 +57,15 @@ def list_datasets(
     """Newest first."""
     cursor = check_cursor(after, "ds")
     with service.database.transaction(tenant_id) as conn:
-        rows = datasets.list_page(conn, tenant_id, limit + 1, cursor)
-    return page_of(rows, limit, dataset_shape, lambda row: row.dataset_id)
+        rows = shown_datasets(conn, datasets.list_page(conn, tenant_id, limit + 1, cursor))
+    return page_of(rows, limit, lambda row: row, lambda row: row.id)
 
 
 @router.get("/datasets/{dataset_id}", openapi_extra=needs("datasets:read", NotFoundError))
 def get_dataset(dataset_id: DatasetId, service: ServiceDep, tenant_id: TenantDep) -> Dataset:
     """404 where there is none, or it is another tenant's."""
     with service.database.transaction(tenant_id) as conn:
-        return dataset_shape(find_dataset(conn, tenant_id, dataset_id))
+        return shown_dataset(conn, find_dataset(conn, tenant_id, dataset_id))
 
 
 @router.get("/datasets/{dataset_id}/files", openapi_extra=needs("datasets:read", NotFoundError))
@@ -136,6 +143,7 @@ def sign_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
         dataset = find_dataset(conn, tenant_id, body.dataset_id)
         if dataset.status != "uploading":
             raise DatasetNotOpenError(f"The dataset is {dataset.status}; it accepts no more files.")
+        _check_not_imported(conn, dataset)
         datasets.touch(conn, tenant_id, body.dataset_id)
         rows = datasets.files_page(
             conn,
@@ -159,7 +167,9 @@ def sign_uploads(body: UploadsRequest, service: ServiceDep, tenant_id: TenantDep
 @router.post(
     "/datasets/{dataset_id}:complete",
     status_code=202,
-    openapi_extra=needs("datasets:write", NotFoundError, DatasetIncompleteError),
+    openapi_extra=needs(
+        "datasets:write", NotFoundError, DatasetIncompleteError, DatasetNotOpenError
+    ),
 )
 def complete_dataset(
     dataset_id: DatasetId, service: ServiceDep, tenant_id: TenantDep, author: AuthorDep
@@ -171,7 +181,8 @@ def complete_dataset(
     with service.database.transaction(tenant_id) as conn:
         dataset = find_dataset(conn, tenant_id, dataset_id)
         if dataset.status != "uploading":
-            return dataset_shape(dataset)
+            return shown_dataset(conn, dataset)
+        _check_not_imported(conn, dataset)
     missing = _missing(service, tenant_id, dataset_id)
     if missing:
         problems = [
@@ -182,7 +193,15 @@ def complete_dataset(
     with service.database.transaction(tenant_id) as conn:
         completed = datasets.complete(conn, tenant_id, dataset_id)
         audit.record(conn, tenant_id, author, "dataset.completed", dataset_id)
-        return dataset_shape(completed)
+        return shown_dataset(conn, completed)
+
+
+def _check_not_imported(conn: Connection, dataset: DatasetRow) -> None:
+    """Raises DatasetNotOpenError where the service fetches the files of an open dataset itself."""
+    if imports.find(conn, dataset.tenant_id, [dataset.dataset_id]):
+        raise DatasetNotOpenError(
+            "The service fetches the files of this dataset from its source, and completes it."
+        )
 
 
 def _missing(service: Service, tenant_id: str, dataset_id: str) -> list[str]:

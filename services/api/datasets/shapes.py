@@ -1,19 +1,30 @@
 """Datasets and uploads as JSON: requests and answers."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, JsonValue, WithJsonSchema
 
 from services.api.datasets.file_kinds import SIZES_BYTES, file_schemas
 from services.api.datasets.part_sizes import part_sizes
-from services.api.shapes import LEFT_OUT, WHOLE, Body, DatasetId, Name, ProblemItem, Shape, Text
+from services.api.shapes import (
+    LEFT_OUT,
+    WHOLE,
+    Body,
+    DatasetId,
+    JsonObject,
+    Name,
+    ProblemItem,
+    Shape,
+    Text,
+)
 from services.domain.file_names import MAX_PATH_CHARACTERS
 from services.domain.media import Media
 
 MAX_FILES = 100_000
 MAX_UPLOADS = 1000
 MAX_LISTED = 1000
+MAX_LIST_CHARACTERS = 4_000_000
 MAX_PARTS = max(len(part_sizes(most)) for _, most in SIZES_BYTES.values())
 
 
@@ -36,11 +47,20 @@ class FileDeclaration(Body):
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+# Without JsonObject's reference to the component JsonValue: the schema of a body that is read piece
+# by piece is made alone, where there is none.
+_Source = Annotated[dict[str, Any], WithJsonSchema({"type": "object"})]
 RemovedPath = Annotated[Text, Field(json_schema_extra={"maxLength": MAX_PATH_CHARACTERS})]
 
 
+_NO_SOURCE: Final[dict[str, JsonValue]] = {"source": {"type": "null"}, "csv": {"type": "null"}}
+
+
 class DatasetRequest(Body):
-    """A new dataset: its name and its files, all of them, or how they differ from another one's."""
+    """A new dataset: its name and its files, all of them, or how they differ from another one's.
+
+    Or what the service fetches them from.
+    """
 
     # For the document; ``WholeDatasetRequest`` checks it, and what ``check_list`` says in words.
     model_config = ConfigDict(
@@ -48,9 +68,25 @@ class DatasetRequest(Body):
             "anyOf": [
                 {
                     "required": ["name", "files"],
-                    "properties": {"files": {"minItems": 1}, "removed": {"maxItems": 0}},
+                    "properties": {
+                        "files": {"minItems": 1},
+                        "removed": {"maxItems": 0},
+                        **_NO_SOURCE,
+                    },
                 },
-                {"required": ["based_on"], "properties": {"based_on": {"type": "string"}}},
+                {
+                    "required": ["based_on"],
+                    "properties": {"based_on": {"type": "string"}, **_NO_SOURCE},
+                },
+                {
+                    "required": ["name", "source"],
+                    "properties": {
+                        "source": {"type": "object"},
+                        "files": {"maxItems": 0},
+                        "removed": {"maxItems": 0},
+                        "based_on": {"type": "null"},
+                    },
+                },
             ]
         }
     )
@@ -65,6 +101,19 @@ class DatasetRequest(Body):
     """A dataset, ``verifying`` or ``ready``, whose other files are taken over."""
     removed: Annotated[list[RemovedPath], Field(max_length=MAX_FILES)] = Field(default_factory=list)
     """Paths of that dataset which are not taken over."""
+    source: _Source | None = None
+    """A data backend of ``type`` csv or huggingface, as in multidatabackend.json, without tokens.
+    The service fetches its pictures and captions, which then are the dataset's files."""
+    csv: Annotated[Text, Field(max_length=MAX_LIST_CHARACTERS)] | None = None
+    """The content of the list of a ``source`` of type csv; its ``csv_file`` may also be an address
+    (https://…) of one."""
+
+
+class SourcedDatasetRequest(DatasetRequest):
+    """A new dataset whose files the service fetches."""
+
+    name: Name
+    source: _Source
 
 
 class WholeDatasetRequest(DatasetRequest):
@@ -104,6 +153,39 @@ class PartsAbort(Body):
     """As in the dataset."""
 
 
+class LeftOutRow(Shape):
+    """A row of a source that has no usable picture."""
+
+    row: str
+    """Its address, path or number."""
+    message: str
+
+
+class DatasetSource(Shape):
+    """What the service fetches a dataset's files from, and how far that is."""
+
+    backend: JsonObject
+    """As it was given."""
+    status: Literal["importing", "imported", "failed"]
+    """Meanwhile the dataset is ``uploading``; then it is ``verifying``, or ``rejected``."""
+    rows_done: int
+    rows_total: int | None
+    """Null where it is not known."""
+    pictures: int
+    """That are stored."""
+    left_out: int
+    """Rows without a usable picture. Where they are more than half, the import fails."""
+    left_out_rows: list[LeftOutRow]
+    """The first ones."""
+    fetched_bytes: int
+    """Of pictures and captions."""
+    rows_per_s: float | None
+    """Since the first row, pauses included; null before that, and so are the next two."""
+    bytes_per_s: float | None
+    seconds_left: float | None
+    """Expected at this pace; null also at the end, and where ``rows_total`` is not known."""
+
+
 class Dataset(Shape):
     """A list of files, immutable once completed."""
 
@@ -128,6 +210,8 @@ class Dataset(Shape):
     the dataset is completed, and where that was before datasets had digests."""
     based_on: str | None
     """The dataset whose files it took over, which may be deleted by now."""
+    source: DatasetSource | None
+    """Null where its files are uploaded."""
     links: dict[str, str]
     created_at: datetime
     updated_at: datetime

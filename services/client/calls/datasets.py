@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from services.client.call import Call, Json, Query, get, page, page_of, part, post
 from services.client.dataset_shapes import (
@@ -24,16 +24,24 @@ def create_dataset(
     *,
     based_on: str | None = None,
     removed: Sequence[str] = (),
+    source: dict[str, Any] | None = None,
+    csv: str | None = None,
 ) -> Call[Dataset]:
     """Declare a dataset of these files; their contents are uploaded next.
+
+    Or, with ``source``, of those that the service fetches.
 
     Args:
         name: may be None with ``based_on``: then it is the other dataset's.
         files: with ``based_on`` those that are new or have changed.
         based_on: a dataset whose other files are taken over.
         removed: paths of that dataset which are not taken over.
+        source: a data backend of type csv or huggingface, as in multidatabackend.json.
+        csv: the content of the list of a source of type csv, where ``csv_file`` is no address.
     """
-    body: Json = {"files": list(files)}
+    body: Json = {"files": list(files)} if source is None else {"source": source}
+    if csv is not None:
+        body["csv"] = csv
     if name is not None:
         body["name"] = name
     if based_on is not None:

@@ -150,6 +150,12 @@ def _has_bad_lists(case: Case, problem: Json) -> bool:
     return at == {"based_on"} or is_twin
 
 
+def _has_unreadable_source(case: Case, problem: Json) -> bool:
+    """The option tables say what a source may be; what is generated is none that is imported."""
+    at = {each["pointer"].split("/")[1] for each in problem["errors"]}
+    return case.body.get("source") is not None and at == {"source"}
+
+
 def _any(*conditions: Callable[[Case, Json], bool]) -> Callable[[Case, Json], bool]:
     return lambda case, problem: any(each(case, problem) for each in conditions)
 
@@ -294,5 +300,7 @@ REFUSALS: Final[dict[tuple[str, str], Callable[[Case, Json], bool]]] = {
     ),
     ("POST /v1/runs/{run_id}:clone", "invalid_request"): _has_changes,
     ("POST /v1/runs/{run_id}:clone", "invalid_plan"): _has_changes,
-    ("POST /v1/datasets", "invalid_request"): _any(_has_bad_paths, _has_bad_lists),
+    ("POST /v1/datasets", "invalid_request"): _any(
+        _has_bad_paths, _has_bad_lists, _has_unreadable_source
+    ),
 }

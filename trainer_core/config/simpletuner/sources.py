@@ -118,6 +118,14 @@ _PUSH: Final = (
     "the service takes images as files: `reverie datasets push CONFIG --backend ID` fetches these "
     "and uploads them, and `reverie runs submit` does it by itself"
 )
+IMPORTED: Final[tuple[SourceKind, ...]] = ("csv", "huggingface")
+"""Types that the service fetches, for a dataset."""
+_IMPORT: Final = (
+    "have the service fetch it into a dataset first, with this backend as source of `POST "
+    "/v1/datasets` or by `reverie datasets import CONFIG --backend ID`; then name the dataset in "
+    "datasets, at once, and write type local here. `reverie runs submit` fetches on your machine "
+    "and uploads instead"
+)
 
 
 def has_names(kind: SourceKind) -> bool:
@@ -148,7 +156,10 @@ def is_refused_kind(kind: SourceKind, source: Source) -> bool:
 def refuse_kind(options: Options) -> None:
     """Report a type that cannot be used, with what to do."""
     kind = options[KIND]
-    if options.source == "http" and kind != "local":
+    if options.source == "http" and kind in IMPORTED:
+        message = f"type {kind} is not read by runs over HTTP: {_IMPORT}."
+        options.problem(KIND, "not_implemented", message)
+    elif options.source == "http" and kind != "local":
         options.problem(KIND, "not_implemented", f"type {kind} is not built over HTTP; {_PUSH}.")
 
 
