@@ -55,7 +55,7 @@ def fetch_bucket(
         for _ in range(_LISTINGS):
             try:
                 table = find_table(bucket, source, around.folders)
-                listing = _list(bucket, reporter)
+                listing = list_pictures(bucket, reporter)
             except UnreachableError:
                 known = newest_complete(around.root, name, facts)
                 complete = None if known is None else known.complete()
@@ -87,7 +87,7 @@ def fetch_bucket(
     )
 
 
-def _list(bucket: Bucket, reporter: Reporter) -> Listing:
+def list_pictures(bucket: Bucket, reporter: Reporter) -> Listing:
     """List the bucket's folder; raises SourceError where it has no picture."""
     place = bucket.place
     pictures: dict[str, BucketObject] = {}

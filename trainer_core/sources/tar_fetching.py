@@ -1,8 +1,7 @@
 """Fetches the pictures of tar files, one file after the other."""
 
-from collections.abc import Mapping
+import threading
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.config.simpletuner.source_types import PictureSource, TarSource
@@ -10,11 +9,12 @@ from trainer_core.data.folder import some_of
 from trainer_core.in_words import counted
 from trainer_core.progress import Reporter
 from trainer_core.sources.errors import SourceError, UnreachableError
+from trainer_core.sources.hub_fetching import ShardSplit
 from trainer_core.sources.places import Complete, SourcePlace, newest_complete, open_place
 from trainer_core.sources.rows import Tally
 from trainer_core.sources.shards import OpenShard, Shard, ShardReader, store_shards
 from trainer_core.sources.surroundings import Surroundings, described, finished
-from trainer_core.sources.tar_places import Findable, FoundTars, find_tars, read_index
+from trainer_core.sources.tar_places import Findable, FoundTars, OnTheWay, find_tars, read_index
 from trainer_core.sources.tars import TarRules, open_tar, shard_keys, shard_of
 
 
@@ -42,31 +42,48 @@ def fetch_tars(
             raise
         reporter.log(f"{backend}: the tar files cannot be reached; what was fetched before is used")
         return known, complete
-    shards = [_shard(tar, found) for tar in found.tars]
-    revision = digest_of([[[each.name, each.oid] for each in shards], [*sorted(found.faults)]])
-    with open_place(around.root, name, facts, revision, reporter) as own:
+    with open_place(around.root, name, facts, revision_of(found), reporter) as own:
         if (complete := own.complete()) is not None:
             return own, complete
         own.prepare()
-        reader = _reader(f"fetching {backend}", source, found, own, reporter)
+        way = OnTheWay(folder=own.folder / "tars", stopping=threading.Event(), reporter=reporter)
+        split = open_tars(found, source, place, way)
+        tally = Tally()
         for fault in found.faults.values():
-            reader.tally.leave_out(fault)
-        faults = store_shards(shards, reader)
-        _check_faults([*found.faults.values(), *faults], len(shards) + len(found.faults))
-        return own, finished(own, reader.tally, _notes(source, place, found))
+            tally.leave_out(fault)
+        reader = ShardReader(
+            place=own,
+            reporter=reporter,
+            tally=tally,
+            stage=f"fetching {backend}",
+            max_file_bytes=source.max_file_bytes,
+            fetch=split.fetch,
+            read=split.read,
+            key_of=split.key_of,
+            end=split.end,
+        )
+        faults = store_shards(split.shards, reader)
+        _check_faults([*found.faults.values(), *faults], len(found.tars) + len(found.faults))
+        return own, finished(own, tally, _notes(source, place, found))
 
 
-def _shard(tar: Findable, found: FoundTars) -> Shard:
-    index = found.indexes.get(tar.name)
-    token = tar.token if index is None else f"{tar.token}\0{index.token}"
-    return shard_of(tar.name, token, tar.size_bytes)
+def revision_of(found: FoundTars) -> str:
+    """Names the content of all tar files and of their indexes."""
+    shards = [_shard(tar, found) for tar in found.tars]
+    return digest_of([[[each.name, each.oid] for each in shards], [*sorted(found.faults)]])
 
 
-def _reader(
-    stage: str, source: PictureSource, found: FoundTars, own: SourcePlace, reporter: Reporter
-) -> ShardReader:
-    place = source.place
-    assert isinstance(place, TarSource)
+def open_tars(
+    found: FoundTars, source: PictureSource, place: TarSource, way: OnTheWay
+) -> ShardSplit:
+    """Tar files as files with many rows.
+
+    Args:
+        found: them.
+        source: says what is wanted of their pictures.
+        place: says how they are read.
+        way: keeps one of them at a time.
+    """
     tars = {tar.name: tar for tar in found.tars}
     keys = shard_keys(tars)
     rules = TarRules(
@@ -78,22 +95,24 @@ def _reader(
 
     def read(shard: Shard, file: Path, _before: int) -> OpenShard:
         index = found.indexes.get(shard.name)
-        captions: Mapping[str, Any] = {}
-        if index is not None:
-            captions = read_index(index, own, reporter)
+        captions = {} if index is None else read_index(index, way)
         return open_tar(shard, file, keys[shard.name], rules, captions)
 
-    return ShardReader(
-        place=own,
-        reporter=reporter,
-        tally=Tally(),
-        stage=stage,
-        max_file_bytes=source.max_file_bytes,
-        fetch=lambda shard: tars[shard.name].have(own, reporter),
+    return ShardSplit(
+        shards=tuple(_shard(tar, found) for tar in found.tars),
+        fetch=lambda shard: tars[shard.name].have(way),
         read=read,
         key_of=lambda _, key: key,
+        first=0,
         end=source.max_rows,
+        total=None,
     )
+
+
+def _shard(tar: Findable, found: FoundTars) -> Shard:
+    index = found.indexes.get(tar.name)
+    token = tar.token if index is None else f"{tar.token}\0{index.token}"
+    return shard_of(tar.name, token, tar.size_bytes)
 
 
 def _check_faults(faults: list[str], number: int) -> None:

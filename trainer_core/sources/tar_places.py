@@ -7,6 +7,7 @@ begins, which is read from the tar file itself here, and the captions.
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,7 +30,6 @@ from trainer_core.progress import Reporter
 from trainer_core.sources.errors import SourceError, UnreachableError
 from trainer_core.sources.hub import Commit, files_of, newest_commit, obtain
 from trainer_core.sources.hub_layout import HubFile
-from trainer_core.sources.places import SourcePlace
 from trainer_core.sources.surroundings import Surroundings
 from trainer_core.sources.tars import captions_in_json
 from trainer_core.web.fetching import FetchError
@@ -47,6 +47,16 @@ _DATASET: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OnTheWay:
+    """Where files are kept until they are read, and who hears of their download."""
+
+    folder: Path
+    stopping: threading.Event
+    """Gives a download up when it is set."""
+    reporter: Reporter
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Findable:
     """A file that can be had."""
 
@@ -58,8 +68,8 @@ class Findable:
     """Names its content."""
     size_bytes: int
     """0: not known."""
-    have: Callable[[SourcePlace, Reporter], Path]
-    """Have it on this disk, in the folder of a source; may be deleted after."""
+    have: Callable[[OnTheWay], Path]
+    """Have it on this disk; may be deleted after."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,11 +159,11 @@ def captions_in_index(body: bytes, name: str) -> dict[str, Any]:
     return found
 
 
-def read_index(found: Findable, place: SourcePlace, reporter: Reporter) -> dict[str, Any]:
+def read_index(found: Findable, way: OnTheWay) -> dict[str, Any]:
     """The captions in an index; raises SourceError."""
     if found.size_bytes > _MAX_INDEX_BYTES:
         raise SourceError(f"{found.name} has {found.size_bytes:,} bytes, more than are read")
-    file = found.have(place, reporter)
+    file = found.have(way)
     try:
         return captions_in_index(file.read_bytes(), found.name)
     finally:
@@ -219,20 +229,19 @@ def _local(file: Path, name: str) -> Findable:
     )
 
 
-def _linked(file: Path, place: SourcePlace, _reporter: Reporter) -> Path:
-    link = _on_the_way(place, str(file), file.suffix)
-    with writing(place.folder):
+def _linked(file: Path, way: OnTheWay) -> Path:
+    link = _place_of(way, str(file), file.suffix)
+    with writing(way.folder):
         link.unlink(missing_ok=True)
         link.symlink_to(file)
     return link
 
 
-def _on_the_way(place: SourcePlace, token: str, suffix: str) -> Path:
-    folder = place.folder / "tars"
-    with writing(place.folder):
-        folder.mkdir(exist_ok=True)
+def _place_of(way: OnTheWay, token: str, suffix: str) -> Path:
+    with writing(way.folder):
+        way.folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return folder / f"{name}{suffix}"
+    return way.folder / f"{name}{suffix}"
 
 
 def _at_addresses(text: str, around: Surroundings) -> tuple[list[Findable], dict[str, str]]:
@@ -279,27 +288,24 @@ def _remote(remote: Remote, name: str, around: Surroundings) -> Findable:
     )
 
 
-def _downloaded(
-    remote: Remote, name: str, around: Surroundings, place: SourcePlace, reporter: Reporter
-) -> Path:
-    place.stopping.clear()
-    file = _on_the_way(place, f"{remote.url}-{remote.mark}", PurePosixPath(name).suffix)
+def _downloaded(remote: Remote, name: str, around: Surroundings, way: OnTheWay) -> Path:
+    file = _place_of(way, f"{remote.url}-{remote.mark}", PurePosixPath(name).suffix)
     mib = remote.size_bytes >> 20
 
     def tell(size_bytes: int) -> None:
-        reporter.check_control()
-        reporter.progress(f"{name}, MiB", size_bytes >> 20, max(mib, size_bytes >> 20))
+        way.reporter.check_control()
+        way.reporter.progress(f"{name}, MiB", size_bytes >> 20, max(mib, size_bytes >> 20))
 
     if is_file(file):
         return file
     try:
-        with writing(place.folder):
+        with writing(way.folder):
             fetch_on(
                 remote,
                 file,
                 max_bytes=_MAX_TAR_BYTES,
                 allowed=around.allowed,
-                stopping=place.stopping,
+                stopping=way.stopping,
                 tell=tell,
             )
     except FetchError as error:
@@ -337,8 +343,8 @@ def _in_dataset(dataset: str, source: TarSource) -> dict[str, Findable]:
     }
 
 
-def _obtained(commit: Commit, file: HubFile, place: SourcePlace, reporter: Reporter) -> Path:
-    return obtain(commit, file, place.folder / "tars", reporter)
+def _obtained(commit: Commit, file: HubFile, way: OnTheWay) -> Path:
+    return obtain(commit, file, way.folder, way.reporter)
 
 
 def _there(urls: Mapping[str, str], around: Surroundings) -> dict[str, Findable]:
