@@ -281,7 +281,7 @@ def test_captions_of_a_table_in_the_bucket_and_on_this_machine(
 ) -> None:
     rows = [{"id": "1", "text": "one"}, {"id": "in/2", "text": ["a", "b"]}]
     files = {"cats/1.png": picture(1), "cats/in/2.png": picture(2), "cats/my_cat.png": picture(3)}
-    objects.put({**files, "tables/t.json": json.dumps(rows).encode()})
+    objects.put({**files, "cats/tables/t.json": json.dumps(rows).encode()})
     table = CaptionTable(
         path="tables/t.json",
         filename_column="id",
@@ -304,7 +304,7 @@ def test_captions_of_a_table_in_the_bucket_and_on_this_machine(
     (tmp_path / "tables/t.json").write_text(json.dumps([{"id": "1", "text": "mine"}]))
     assert content(get(tmp_path, source))["1.png"][1] == "mine\n"
     (tmp_path / "tables/t.json").unlink()
-    objects.delete("tables/t.json")
+    objects.delete("cats/tables/t.json")
     with pytest.raises(SourceError, match=r"names tables/t.json, which is in none of .* no object"):
         get(tmp_path, source)
 

@@ -22,7 +22,7 @@ from trainer_core.sources.bucket_rows import (
     stem_of_path,
     token_of,
 )
-from trainer_core.sources.bucket_table import captions_in, find_table
+from trainer_core.sources.bucket_table import captions_in, find_table, key_of
 from trainer_core.sources.errors import SourceError, UnreachableError
 from trainer_core.sources.limits import cut_note, limited
 from trainer_core.sources.places import Complete, SourcePlace, newest_complete, open_place
@@ -55,7 +55,7 @@ def fetch_bucket(
         for _ in range(_LISTINGS):
             try:
                 table = find_table(bucket, source, around.folders)
-                listing = list_pictures(bucket, reporter)
+                listing = list_pictures(bucket, reporter, own=key_of(table))
             except UnreachableError:
                 known = newest_complete(around.root, name, facts)
                 complete = None if known is None else known.complete()
@@ -87,8 +87,11 @@ def fetch_bucket(
     )
 
 
-def list_pictures(bucket: Bucket, reporter: Reporter) -> Listing:
-    """List the bucket's folder; raises SourceError where it has no picture."""
+def list_pictures(bucket: Bucket, reporter: Reporter, *, own: str | None = None) -> Listing:
+    """List the bucket's folder; raises SourceError where it has no picture.
+
+    ``own``: key of what is read beside pictures, such as their table.
+    """
     place = bucket.place
     pictures: dict[str, BucketObject] = {}
     captions: dict[str, BucketObject] = {}
@@ -102,8 +105,9 @@ def list_pictures(bucket: Bucket, reporter: Reporter) -> Listing:
                 "folder of it in aws_data_prefix"
             )
         path = each.key.removeprefix(place.prefix)
-        if path.endswith("/") or any(part.startswith(".") for part in path.split("/")):
-            continue  # the mark of a folder, or hidden
+        is_hidden = any(part.startswith(".") for part in path.split("/"))
+        if path.endswith("/") or is_hidden or each.key == own:  # with a slash it marks a folder
+            continue
         suffix = suffix_in(path)
         if suffix in IMAGE_SUFFIXES:
             pictures[path] = each

@@ -81,6 +81,11 @@ def find_table(bucket: Bucket, source: PictureSource, folders: Sequence[Path]) -
     )
 
 
+def key_of(table: FoundTable | None) -> str | None:
+    """The key of a table that is an object; None where it is a file, or there is none."""
+    return table.at.key if table is not None and isinstance(table.at, BucketObject) else None
+
+
 def captions_in(
     bucket: Bucket, found: FoundTable, source: PictureSource, place: SourcePlace
 ) -> NamedCaptions:
