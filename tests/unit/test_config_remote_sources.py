@@ -57,6 +57,14 @@ def test_secrets_are_not_taken(key: str) -> None:
     assert "reverie datasets push" in message
 
 
+@pytest.mark.parametrize("block", ["aws", "webshart", "huggingface"])
+def test_secrets_in_blocks_of_other_types_are_not_taken_either(block: str) -> None:
+    keys = {"aws_secret_access_key": "hf_not-for-eyes", "--hf_token": "hf_not-for-eyes"}
+    found = problems({**HUB, block: keys})
+    assert {f"/{block}/aws_secret_access_key", f"/{block}/--hf_token"} == set(found)
+    assert not any("not-for-eyes" in message for message in found.values())
+
+
 @pytest.mark.parametrize(
     "backend",
     [

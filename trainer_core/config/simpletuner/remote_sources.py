@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from trainer_core.config.plan.problems import Problem
 from trainer_core.config.simpletuner.backends import BACKEND_OPTIONS
 from trainer_core.config.simpletuner.local_backends import problems_of_backend, sources_of
-from trainer_core.config.simpletuner.reading import option_name, text_of
+from trainer_core.config.simpletuner.reading import escaped, option_name, text_of
 from trainer_core.config.simpletuner.source_types import CsvSource, HubSource, PictureSource
 from trainer_core.config.simpletuner.verdicts import Option
 
@@ -53,8 +53,8 @@ def remote_source(backend: Mapping[str, JsonValue], *, with_list: bool) -> Remot
         backend: one object of multidatabackend.json; its ``id`` may be left out.
         with_list: the content of its list is sent beside it.
     """
-    if secrets := [key for key in backend if _is_secret(key)]:
-        return _refused(*(_about_secret(key) for key in secrets))
+    if secrets := _secrets_in(dict(backend)):
+        return _refused(*(_about_secret(pointer) for pointer in secrets))
     given = {key: value for key, value in backend.items() if option_name(key) not in _DISABLED}
     if (id_ := _text(given, "id")) is None:
         id_ = _DEFAULT_ID
@@ -106,17 +106,31 @@ def _partners(backend: Mapping[str, JsonValue], id_: str) -> list[JsonValue]:
     return [{**_HERE, "id": masks, "dataset_type": "conditioning", "conditioning_type": "mask"}]
 
 
+def _secrets_in(value: JsonValue, at: str = "") -> list[str]:
+    """Pointers to the secrets of a backend, also to those in blocks of it such as ``aws``."""
+    if isinstance(value, list):
+        return [p for n, each in enumerate(value) for p in _secrets_in(each, f"{at}/{n}")]
+    if not isinstance(value, dict):
+        return []
+    found: list[str] = []
+    for key, each in value.items():
+        pointer = f"{at}/{escaped(key)}"
+        found += [pointer] if _is_secret(key) else _secrets_in(each, pointer)
+    return found
+
+
 def _is_secret(key: str) -> bool:
     row = BACKEND_OPTIONS.get(option_name(key))
     return isinstance(row, Option) and row.is_secret
 
 
-def _about_secret(key: str) -> Problem:
+def _about_secret(pointer: str) -> Problem:
     message = (
-        f"{option_name(key)} is a secret, and imports take none: only what is public is imported. "
-        "`reverie datasets push CONFIG --backend ID` fetches it on your machine, with your token."
+        f"{option_name(pointer.rpartition('/')[2])} is a secret, and imports take none: only what "
+        "is public is imported. `reverie datasets push CONFIG --backend ID` fetches it on your "
+        "machine, with your token."
     )
-    return Problem(pointer=f"/{key}", code="refused", message=message)
+    return Problem(pointer=pointer, code="refused", message=message)
 
 
 def _about(option: str, message: str) -> Problem:
