@@ -113,7 +113,7 @@ def test_pictures_of_odd_sizes_fill_their_buckets(
     tmp_path: Path, size: tuple[int, int], options: dict[str, Any]
 ) -> None:
     width, height = size
-    levels = RNG.integers(0, 256, (height, width, 3)).astype("u1")
+    levels = RNG.integers(100, 156, (height, width, 3)).astype("u1")  # no overshoot is cut off
     Image.fromarray(levels).save(tmp_path / "a.png")
     geometry = geometry_of(*size, backend_of(resolution=64, **options), TINY_PX, "c" * 64)
 

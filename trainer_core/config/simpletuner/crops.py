@@ -66,9 +66,9 @@ _OWN_THRESHOLD: Final[Option[float | None]] = BACKEND_CROPS.number(
 _CROPS: Final = BACKEND_CROPS.integer(
     "crops_per_image",
     1,
-    "With crop_style random: so many crops of each image, at places of their own and of one shape. "
-    "Each is cached, and the uses of an image, over repeats and epochs, take them in turn. Only "
-    "Reverie has this option.",
+    "Reverie's own: with crop_style random so many crops of each image, at places of their own and "
+    "of one shape. Each is cached, and the uses of an image, over repeats and epochs, take them in "
+    "turn.",
     at_least=1,
     at_most=_MAX_CROPS,
 )
