@@ -7,8 +7,11 @@ whether the same work may succeed without a change.
 from enum import StrEnum
 from typing import Literal
 
-ImageFault = Literal["decode_error", "too_many_pixels", "unknown_levels", "bad_name", "black_mask"]
-"""What is wrong with an image; ``unknown_levels``: which of its values are black and white."""
+ImageFault = Literal[
+    "decode_error", "no_decoder", "too_many_pixels", "unknown_levels", "bad_name", "black_mask"
+]
+"""What is wrong with an image; ``unknown_levels``: which of its values are black and white;
+``no_decoder``: nothing, but this machine lacks a plugin."""
 
 
 class Category(StrEnum):
@@ -49,6 +52,14 @@ class BadImageError(TrainerError):
     def __init__(self, message: str, fault: ImageFault = "decode_error") -> None:
         super().__init__(message)
         self.fault = fault
+
+
+class DecoderMissingError(TrainerError):
+    """This machine lacks the plugin for an image that another one could read."""
+
+    code = "decoder_missing"
+    category: Category = Category.INFRA
+    retryable = True
 
 
 class BadCaptionError(TrainerError):

@@ -7,7 +7,7 @@ which only the first builder can write. The row is updated last.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,9 @@ from services.objects.errors import (
 from services.objects.keys import upload_key
 from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
-from services.objects.shards import put_shard
+from services.objects.shards import delete_shard, put_shard
 from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
-from services.store import measured, shards, verification
+from services.store import admission, measured, shards, unusable_entries, verification
 from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.shards import ShardWork
 from services.workers.failures import as_of_worker, failure_of_work, is_only_of_worker
@@ -37,7 +37,7 @@ from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
 from trainer_core.data.index import Picture
 from trainer_core.data.shards import ShardSpec
-from trainer_core.errors import Category
+from trainer_core.errors import BadImageError, Category
 from trainer_core.faultpoints import fault_point
 from trainer_core.process.failure import Failure
 from trainer_core.process.requests import EncodeReply, EncodeRequest
@@ -49,6 +49,8 @@ _LATER: Final = timedelta(seconds=10)
 _ENDS_ENCODER: Final = frozenset({"gpu_failed", "gpu_memory_taken"})
 """After an error of the GPU its process can use it no more. Where others hold the memory, the check
 of the GPU would count what the encoder holds as theirs."""
+_DOWNLOADS: Final = 2
+"""Damage on the way is repaired by a second one."""
 _PUSH_AGAIN: Final = "create the dataset again and upload its files"
 
 
@@ -117,14 +119,16 @@ class Builder:
         started_s = time.monotonic()
         with self.scratch.work_folder("build") as folder:
             spec, inputs = self._download_inputs(work, folder)
-            content = self._encode(work, spec, inputs, folder)
+            content, unusable = self._encode(work, spec, inputs, folder)
+            if unusable:
+                spec = self._without_unusable(work, spec, unusable)
             try:
                 shard = put_shard(self.objects, work.tenant_id, work.digest, work.kind, content)
             except BadHeaderError as error:
                 raise _torn() from error
         fault_point("shard.uploaded")
         with self.database.transaction() as conn:
-            shards.done(conn, work.tenant_id, work.digest, shard)
+            is_recorded = shards.done(conn, work.tenant_id, work.digest, shard)
             measured.record_encoding(
                 conn,
                 work.base_model,
@@ -132,13 +136,20 @@ class Builder:
                 units=spec.units(),
                 took_s=time.monotonic() - started_s,
             )
+        if not is_recorded:  # this builder was slow, and the last run with it is deleted
+            delete_shard(self.objects, work.tenant_id, shard)
+            log.warning("shard_not_needed", digest=work.digest)
+            return
         metrics.shards.labels(kind=work.kind, outcome="built").inc()
         log.info("shard_built", digest=work.digest, kind=work.kind, size_bytes=shard.size_bytes)
 
     def _encode(
         self, work: ShardWork, spec: ShardSpec, inputs: dict[str, str], folder: Path
-    ) -> Path:
-        """The shard's file in ``folder``; raises BuildFailedError."""
+    ) -> tuple[Path, dict[str, str]]:
+        """The shard's file in ``folder``, and the entries that it lacks with the reasons.
+
+        There is no file where it lacks all. Raises BuildFailedError.
+        """
         output = folder / "shard.safetensors"
         request = EncodeRequest(
             base_model=work.base_model,
@@ -155,9 +166,9 @@ class Builder:
         except ChildLostError as error:
             message = f"The encoder failed on the cache shard of {work.shown}: {error}."
             raise BuildFailedError(infra_failure("encoder_died", message)) from error
-        if output.stat().st_size != reply.size_bytes:
+        if reply.size_bytes and output.stat().st_size != reply.size_bytes:
             raise _torn()
-        return output
+        return output, reply.unusable
 
     def _download_inputs(self, work: ShardWork, folder: Path) -> tuple[ShardSpec, dict[str, str]]:
         """What is built, and SHA-256 of each picture → its path in ``folder``.
@@ -165,42 +176,69 @@ class Builder:
         Raises BuildFailedError.
         """
         spec = _spec_of(work)
+        if not spec.entries:  # a builder died after it had found that
+            raise _all_unusable(work)
         inputs: dict[str, str] = {}
-        missing: dict[str, Picture] = {}
-        for entry in spec.entries:
-            if not isinstance(entry, Picture) or entry.sha256 in inputs or entry.sha256 in missing:
+        lost: dict[str, Failure] = {}
+        for digest, entry in zip(spec.digests(), spec.entries, strict=True):
+            if not isinstance(entry, Picture) or entry.sha256 in inputs:
                 continue
             local = folder / entry.sha256
-            try:
-                self.objects.get_to(upload_key(work.tenant_id, entry.sha256), local)
-            except ObjectMissingError:
-                self._forget(work.tenant_id, entry)
-                missing[entry.sha256] = entry
-                continue
-            if sha256_of(local) != entry.sha256:
-                self._forget(work.tenant_id, entry)
-                message = f"{entry.path} is not the file that was verified: {_PUSH_AGAIN}."
-                raise BuildFailedError(infra_failure("input_corrupt", message))
-            inputs[entry.sha256] = str(local)
-        return (self._without(work, spec, missing) if missing else spec), inputs
+            if (failure := self._download(work.tenant_id, entry, local)) is not None:
+                lost[digest] = failure
+            else:
+                inputs[entry.sha256] = str(local)
+        return (self._without_lost(work, spec, lost) if lost else spec), inputs
 
-    def _without(
-        self, work: ShardWork, spec: ShardSpec, missing: Mapping[str, Picture]
+    def _download(self, tenant_id: str, entry: Picture, local: Path) -> Failure | None:
+        """Download a picture; the failure of runs that need it where it is lost or damaged."""
+        try:
+            for _ in range(_DOWNLOADS):
+                self.objects.get_to(upload_key(tenant_id, entry.sha256), local)
+                if sha256_of(local) == entry.sha256:
+                    return None
+            code, wrong = "input_corrupt", "is not the file that was verified"
+        except ObjectMissingError:
+            code, wrong = "input_missing", "is no longer in the object store"
+        self._forget(tenant_id, entry)
+        failure = infra_failure(code, f"{entry.path} {wrong}: {_PUSH_AGAIN}.")
+        return replace(failure, retryable=False)
+
+    def _without_lost(
+        self, work: ShardWork, spec: ShardSpec, lost: Mapping[str, Failure]
     ) -> ShardSpec:
-        """The spec without pictures whose dataset is deleted; raises BuildFailedError for others.
+        """The spec without entries whose pictures are lost, which fails the runs that need them.
 
-        ``missing``: by SHA-256.
+        No run does where a dataset is deleted. Raises BuildFailedError where no entry is left.
         """
-        rest = spec.without(missing)
+        rest = spec.without(lost)
+        if not rest.entries:
+            raise BuildFailedError(next(iter(lost.values())))
         with self.database.transaction() as conn:
-            needed = shards.needed_pictures(conn, work, missing)
-            for sha256, picture in missing.items():
-                if sha256 in needed or not rest.entries:
-                    message = f"{picture.path} is no longer in the object store: {_PUSH_AGAIN}."
-                    raise BuildFailedError(infra_failure("input_missing", message))
-            left_out = set(spec.digests()) - set(rest.digests())
-            shards.leave_out(conn, work, left_out, rest.model_dump(mode="json"))
-        log.info("entries_left_out", digest=work.digest, number=len(left_out))
+            if not shards.leave_out(conn, work, lost, rest.model_dump(mode="json")):
+                return rest
+            for digest, failure in lost.items():
+                admission.fail_needing(conn, work.tenant_id, work.digest, [digest], failure)
+        for failure in lost.values():
+            metrics.shards.labels(kind=work.kind, outcome=failure.code).inc()
+        log.warning("entries_left_out", digest=work.digest, number=len(lost))
+        return rest
+
+    def _without_unusable(
+        self, work: ShardWork, spec: ShardSpec, unusable: Mapping[str, str]
+    ) -> ShardSpec:
+        """The spec without images that cannot be used; runs that wait for them are indexed again.
+
+        Their indexes then leave the images out. Raises BuildFailedError where no entry is left.
+        """
+        rest = spec.without(unusable)
+        with self.database.transaction() as conn:
+            unusable_entries.record(conn, work.tenant_id, unusable)
+            if shards.leave_out(conn, work, unusable, rest.model_dump(mode="json")):
+                admission.readmit_needing(conn, work.tenant_id, work.digest, unusable)
+        log.warning("entries_left_out", digest=work.digest, number=len(unusable))
+        if not rest.entries:
+            raise _all_unusable(work)
         return rest
 
     def _forget(self, tenant_id: str, entry: Picture) -> None:
@@ -241,6 +279,14 @@ def _spec_of(work: ShardWork) -> ShardSpec:
                 retryable=False,
             )
         ) from error
+
+
+def _all_unusable(work: ShardWork) -> BuildFailedError:
+    """No run waits for it any more."""
+    message = f"No image of the cache shard of {work.shown} can be used."
+    return BuildFailedError(
+        Failure(code=BadImageError.code, category=Category.USER, message=message, retryable=False)
+    )
 
 
 def _torn() -> BuildFailedError:

@@ -11,6 +11,8 @@ from trainer_core.process.failure import Failure
 VERIFICATION_FAILED: Final = "verification_failed"
 """Code of a dataset that the service itself failed to verify, and of the runs that name it."""
 
+ENTRY_MISSING: Final = "entry_missing"
+"""Code of an attempt one of whose cache entries is in no shard: the run is indexed again."""
 
 _TOO_MUCH: Final = (
     " The run may be too much for a worker: lower train_batch_size or resolution, or ask the"

@@ -24,6 +24,7 @@ from services.store import (
     restore_guard,
     retention,
     shard_removal,
+    unusable_entries,
     webhook_retention,
 )
 from services.store.database import Connection, Database
@@ -55,6 +56,7 @@ def retention_of(
         "unused_shards": lambda: delete_unused_shards(
             database, objects, kept.cache, lease=lease, is_stopping=is_stopping
         ),
+        "unusable_entries": lambda: forget_unusable(database, kept.cache, is_stopping),
         "audit_anchors": lambda: anchor_audit_logs(database, objects, is_stopping=is_stopping),
         "old_audit_events": lambda: trim_audit_logs(database, objects, kept.audit, is_stopping),
     }
@@ -125,6 +127,15 @@ def delete_unused_shards(
     if num_deleted:
         log.info("shards_deleted", num_shards=num_deleted)
     return num_deleted
+
+
+def forget_unusable(database: Database, age: timedelta, is_stopping: IsStopping = never) -> int:
+    """Forget which entries could not be encoded so long ago; returns how many."""
+    return delete_in_portions(
+        database,
+        lambda conn: unusable_entries.delete_old(conn, age=age, limit=ROWS_A_PORTION),
+        is_stopping,
+    )
 
 
 def anchor_audit_logs(

@@ -1,6 +1,6 @@
 """A run's steps from ``queued/admission`` through ``running/caching`` to ``queued/capacity``."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -240,15 +240,58 @@ def readmit_older(conn: Connection, limit: int) -> int:
     """Have runs indexed again that a version before has indexed; returns how many."""
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         found = cursor.execute(_OF_OLDER_INDEX, (run_documents.INDEX_VERSION, limit)).fetchall()
-    now = timedelta()
     for run in found:
-        if run.status == RunStatus.QUEUED:
-            transitions.change_stage(conn, run, Stage.ADMISSION, ring_after=now)
-        else:
-            transitions.change_status(
-                conn, run, RunStatus.QUEUED, stage=Stage.ADMISSION, ring_after=now
-            )
+        _readmit(conn, run)
     return len(found)
+
+
+_NEEDING: Final = SQL("""
+SELECT {columns} FROM runs
+WHERE tenant_id = %(tenant_id)s AND status = 'running' AND stage = 'caching'
+    AND lease_until IS NULL
+    AND run_id IN (
+        SELECT run_id FROM run_shards WHERE tenant_id = %(tenant_id)s AND digest = %(shard)s)
+    AND EXISTS (
+        SELECT FROM run_documents CROSS JOIN LATERAL
+            jsonb_array_elements(data_index -> 'entries') AS entry
+        WHERE run_documents.run_id = runs.run_id AND run_documents.tenant_id = runs.tenant_id
+            AND entry ->> 'digest' = ANY(%(digests)s))
+ORDER BY run_id FOR UPDATE OF runs
+""").format(columns=columns_of(Run))
+
+
+def readmit_needing(conn: Connection, tenant_id: str, shard: str, digests: Collection[str]) -> int:
+    """Have runs indexed again that wait for one of these entries of a shard; returns how many."""
+    found = _needing(conn, tenant_id, shard, digests)
+    for run in found:
+        _readmit(conn, run)
+    return len(found)
+
+
+def fail_needing(
+    conn: Connection, tenant_id: str, shard: str, digests: Collection[str], failure: Failure
+) -> int:
+    """Fail the runs that wait for one of these entries of a shard; returns how many."""
+    found = _needing(conn, tenant_id, shard, digests)
+    for run in found:
+        transitions.change_status(conn, run, RunStatus.FAILED, reason=failure)
+    return len(found)
+
+
+def _needing(conn: Connection, tenant_id: str, shard: str, digests: Collection[str]) -> list[Run]:
+    facts = {"tenant_id": tenant_id, "shard": shard, "digests": list(digests)}
+    with conn.cursor(row_factory=class_row(Run)) as cursor:
+        return cursor.execute(_NEEDING, facts).fetchall()
+
+
+def _readmit(conn: Connection, run: Run) -> None:
+    now = timedelta()
+    if run.status == RunStatus.QUEUED:
+        transitions.change_stage(conn, run, Stage.ADMISSION, ring_after=now)
+    else:
+        transitions.change_status(
+            conn, run, RunStatus.QUEUED, stage=Stage.ADMISSION, ring_after=now
+        )
 
 
 def _shard_states(conn: Connection, run_id: str) -> list[tuple[str, dict[str, Any] | None]]:

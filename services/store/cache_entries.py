@@ -151,9 +151,17 @@ SELECT %s, %s, unnest(%s::text[]) ON CONFLICT DO NOTHING
 """
 
 
+# Nobody needed it any more, so that it was not built; see ``shards.take``.
+_RING: Final = """
+UPDATE cache_shards SET ring_after = clock_timestamp()
+WHERE tenant_id = %s AND digest = ANY(%s) AND status = 'pending' AND ring_after IS NULL
+"""
+
+
 def _link(conn: Connection, run: Run, shards: Collection[str]) -> None:
     for some in _batches(sorted(shards)):
         conn.execute(_LINK, (run.run_id, run.tenant_id, list(some)))
+        conn.execute(_RING, (run.tenant_id, list(some)))
 
 
 _SET_SIZES: Final = """

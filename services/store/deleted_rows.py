@@ -27,6 +27,7 @@ _OF_RUN: Final = (
 _OF_DATASET: Final = ("dataset_files", "dataset_imports", "datasets")
 _OF_TENANT: Final = (
     "cache_shards",
+    "unusable_entries",
     "batches",
     "webhook_deliveries",
     "webhooks",

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Final
 
 from services.domain.attempt_budgets import FailedAttempt, Spent, spent
-from services.domain.failures import attempts_exhausted, backoff
+from services.domain.failures import ENTRY_MISSING, attempts_exhausted, backoff
 from services.domain.states import RunStatus, Stage
 from services.store import admission, measured, run_limits, transitions
 from services.store.database import Connection
@@ -60,8 +60,9 @@ def end_failed(
     if admission.place_of(conn, run) == (RunStatus.RUNNING, Stage.CACHING):
         return transitions.change_stage(conn, run, Stage.CACHING)  # a damaged shard is built again
     delay = backoff(counted.attempts, first=_FIRST_DELAY, limit=_LONGEST_DELAY)
+    stage = Stage.ADMISSION if failure.code == ENTRY_MISSING else Stage.CAPACITY
     return transitions.change_status(
-        conn, run, RunStatus.QUEUED, stage=Stage.CAPACITY, reason=failure, ring_after=delay
+        conn, run, RunStatus.QUEUED, stage=stage, reason=failure, ring_after=delay
     )
 
 

@@ -60,8 +60,23 @@ RETURNING {columns}
 """).format(columns=columns_of(ShardWork))
 
 
+# Whoever starts to need it has locked its row until the commit, so this sees it.
+_IS_NEEDED: Final = """
+SELECT EXISTS (
+    SELECT FROM run_shards JOIN runs USING (tenant_id, run_id)
+    WHERE tenant_id = %(tenant_id)s AND digest = %(digest)s AND finished_at IS NULL)
+"""
+_LET_GO: Final = """
+UPDATE cache_shards SET lease_until = NULL, ring_after = NULL, attempts = attempts - 1
+WHERE tenant_id = %(tenant_id)s AND digest = %(digest)s
+"""
+
+
 def take(conn: Connection, tenant_id: str, digest: str) -> ShardWork | None:
     """Take the shard if it is not built yet and no other builder builds it.
+
+    None also where no run needs it that is not over, such as after a process died that took it
+    away: it is not due again until a run needs it.
 
     Where the lease runs out meanwhile, two builders may build it: the object store keeps the first
     manifest, and both report that one.
@@ -69,6 +84,9 @@ def take(conn: Connection, tenant_id: str, digest: str) -> ShardWork | None:
     facts = {"tenant_id": tenant_id, "digest": digest, "lease_s": seconds(BUILDER_LEASE)}
     with conn.cursor(row_factory=class_row(ShardWork)) as cursor:
         work = cursor.execute(_TAKE, facts).fetchone()
+    if work is not None and conn.execute(_IS_NEEDED, facts).fetchone() != (True,):
+        conn.execute(_LET_GO, facts)
+        return None
     if work is not None and work.attempts > MAX_TRIES:
         failure = infra_failure("builder_died", f"Building the cache shard of {work.shown} failed.")
         failed(conn, work, failure)
@@ -98,14 +116,24 @@ RETURNING true
 """
 
 
-def done(conn: Connection, tenant_id: str, digest: str, shard: CachedShard) -> None:
-    """Record that the shard is stored with this manifest. Idempotent."""
+_EXISTS: Final = """
+SELECT EXISTS (SELECT FROM cache_shards WHERE tenant_id = %s AND digest = %s)
+"""
+
+
+def done(conn: Connection, tenant_id: str, digest: str, shard: CachedShard) -> bool:
+    """Record that the shard is stored with this manifest. Idempotent.
+
+    False where there is no row of it any more: it was taken away meanwhile, and nobody else knows
+    of its objects.
+    """
     facts = (shard.manifest_sha256, shard.size_bytes, tenant_id, digest)
     # The shard before its entries, as everywhere: they could deadlock otherwise.
     is_new = conn.execute(_DONE, facts).fetchone() is not None
     cache_entries.set_sizes(conn, tenant_id, digest, shard.entries)
     if is_new:
         notify(conn, WORK)
+    return is_new or conn.execute(_EXISTS, (tenant_id, digest)).fetchone() == (True,)
 
 
 _REBUILD: Final = """
@@ -155,44 +183,30 @@ def failed(conn: Connection, work: ShardWork, failure: Failure) -> None:
 
 
 _LOCK: Final = """
-SELECT FROM cache_shards WHERE tenant_id = %(tenant_id)s AND digest = %(digest)s FOR UPDATE
+SELECT FROM cache_shards WHERE tenant_id = %s AND digest = %s AND status = 'pending' FOR UPDATE
 """
-_NEEDED_PICTURES: Final = """
-SELECT DISTINCT sha256
-FROM run_shards JOIN runs USING (tenant_id, run_id) JOIN dataset_files USING (tenant_id)
-WHERE tenant_id = %(tenant_id)s AND digest = %(digest)s AND sha256 = ANY(%(sha256s)s)
-    AND dataset_id IN (SELECT jsonb_path_query(datasets, '$.*') #>> '{}')
-    AND status NOT IN ('succeeded', 'failed', 'canceled')
-"""
-
-
-def needed_pictures(conn: Connection, work: ShardWork, sha256s: Collection[str]) -> set[str]:
-    """Those of the pictures that a run with the shard has in its datasets, unless it is over.
-
-    A shard may have entries of a dataset that is deleted, beside others that a run still needs. The
-    shard's row is locked, so no further run is linked to it until the commit.
-    """
-    facts = {"tenant_id": work.tenant_id, "digest": work.digest, "sha256s": list(sha256s)}
-    conn.execute(_LOCK, facts)
-    return {sha256 for (sha256,) in conn.execute(_NEEDED_PICTURES, facts)}
-
-
 _SET_SPEC: Final = """
-UPDATE cache_shards SET spec = %s WHERE tenant_id = %s AND digest = %s AND status = 'pending'
+UPDATE cache_shards SET spec = %s WHERE tenant_id = %s AND digest = %s
 """
 
 
 def leave_out(
     conn: Connection, work: ShardWork, entries: Collection[str], spec: dict[str, Any]
-) -> None:
+) -> bool:
     """The shard is built without these entries from now on; a run that needs them gets new ones.
+
+    Its row is locked, so no further run is linked to it until the commit. False where another
+    builder has stored it, or it has failed; then nothing is changed.
 
     Args:
         entries: digests.
         spec: the shard's spec without them.
     """
+    if conn.execute(_LOCK, (work.tenant_id, work.digest)).fetchone() is None:
+        return False
     cache_entries.forget(conn, work.tenant_id, work.digest, entries)
     conn.execute(_SET_SPEC, (Jsonb(spec), work.tenant_id, work.digest))
+    return True
 
 
 _LATER: Final = """

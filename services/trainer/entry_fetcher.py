@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from services.domain.failures import ENTRY_MISSING
 from services.domain.ledger import CachedShard
 from services.objects.shards import ShardContents, get_contents, get_entry
 from services.trainer.context import HeldRun
@@ -33,8 +34,8 @@ class EntryFetcher:
         self._rebuilding = threading.Lock()
 
     def size_bytes(self, digest: str) -> int:
-        """Size of an entry's tensors."""
-        return self._shards[digest].entries[digest]
+        """Size of an entry's tensors; raises AttemptFailedError where no shard has it."""
+        return self._shard_of(digest).entries[digest]
 
     def fetch(self, digest: str) -> None:
         """Write the entry into the folder, where it appears whole and checked.
@@ -42,7 +43,7 @@ class EntryFetcher:
         It is repeated while the store cannot be reached. A damaged shard ends the attempt, and is
         built again before the next one. Raises AttemptFailedError, NotWantedError, or OSError.
         """
-        shard = self._shards[digest]
+        shard = self._shard_of(digest)
 
         def get() -> None:
             get_entry(self._held.context.objects, self._contents_of(shard), digest, self._folder)
@@ -52,6 +53,13 @@ class EntryFetcher:
                 self._rebuild(shard)
             message = f"Cache shard {shard.digest} was damaged in the store; it is built again."
             raise infra_failed("shard_corrupt", message)
+
+    def _shard_of(self, digest: str) -> CachedShard:
+        shard = self._shards.get(digest)
+        if shard is None:  # it was left out of a shard that was built again
+            message = "A cache entry of the run is in none of its shards; its data is read again."
+            raise infra_failed(ENTRY_MISSING, message)
+        return shard
 
     def _contents_of(self, shard: CachedShard) -> ShardContents:
         with self._reading:

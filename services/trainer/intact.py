@@ -18,14 +18,15 @@ _TRIES: Final = 3
 
 def intact(get: Callable[[], None], lease: Lease, *, doing: str) -> bool:
     """Download up to three times; False where the object was damaged or missing each time."""
-    for _ in range(_TRIES):
+    for tries in range(1, _TRIES + 1):
         try:
             lease.until_answered(get, doing=doing)
         except (ObjectCorruptError, ObjectMissingError) as error:
             log.warning(
                 "object_damaged", doing=doing, error=type(error).__name__, reason=str(error)
             )
-            time.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - jitter, no secret
+            if tries < _TRIES:
+                time.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - jitter, no secret
         else:
             return True
     return False

@@ -27,6 +27,7 @@ from services.workers.documents import read_index, read_plan
 from trainer_core.base_models.describe import home_of
 from trainer_core.base_models.unchanged import check_described
 from trainer_core.config.plan import Plan
+from trainer_core.data.length import steps_on
 from trainer_core.data.orders import sampler_of
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
@@ -92,6 +93,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
             index,
             sampler_of(identity, index),
             micro_batches_per_step=identity.micro_batches_per_step,
+            last_step=steps_on(identity, index),
         ),
         world_size=identity.world_size,
         output_dir=output_dir,

@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,13 @@ from services.cache_builder.build import Builder
 from services.cache_builder.indexing.deciding import needed_entries
 from services.objects.keys import upload_key
 from services.processes.request_child import RequestChild
-from services.store import admission, datasets
+from services.store import admission, datasets, unusable_entries
 from services.store.database import Database
 from services.store.datasets import NewFile
 from services.workers.health import WorkerHealth
 from services.workers.scratch import Scratch
 from tests.support.failing_store import store_in
-from tests.support.runs import INDEX, LEASE, TenantDatabase, shard_digest
+from tests.support.runs import LEASE, TenantDatabase, shard_digest
 from tests.unit.config_examples import TINY_CONFIG, import_small
 from trainer_core.data.index import Caption, FileItem
 from trainer_core.data.indexing import build_index
@@ -55,10 +55,16 @@ WRITER = textwrap.dedent(
     for line in sys.stdin:
         request = json.loads(line)
         spec = ShardSpec.model_validate(request["spec"])
-        names = {each.sha256 for each in spec.entries} if spec.kind == "latents" else set()
+        is_text = spec.kind == "text"
+        names = set() if is_text else {each.sha256 for each in spec.entries}
         assert request["inputs"].keys() == names
-        output = write_shard(Path(request["output"]), dict.fromkeys(spec.digests(), b"numbers"))
-        reply = {"id": request["id"], "ok": True, "size_bytes": output.stat().st_size}
+        named = dict(zip(spec.digests(), spec.entries))
+        bad = {n for n, each in named.items() if not is_text and each.path.startswith("bad")}
+        good, size = dict.fromkeys(named.keys() - bad, b"numbers"), 0
+        if good:
+            size = write_shard(Path(request["output"]), good).stat().st_size
+        unusable = dict.fromkeys(bad, "the picture is damaged")
+        reply = {"id": request["id"], "ok": True, "size_bytes": size, "unusable": unusable}
         os.write(reply_fd, json.dumps(reply).encode() + b"\\n")
     """
 )
@@ -167,24 +173,25 @@ class Photos:
     def key_of(self, name: str) -> str:
         return upload_key(self.db.tenant_id, sha256_of(name))
 
-    def admit(self, **dataset_of: str) -> str:
+    def admit(
+        self, run_id: str | None = None, *, unusable: Mapping[str, str] = {}, **dataset_of: str
+    ) -> str:
         """A run with the pictures of these names from these datasets; its id."""
-        items = [
-            FileItem(
-                backend="photos",
-                path=f"{name}.png",
-                sha256=sha256_of(name),
-                width_px=256,
-                height_px=256,
-                captions=("a photo",),
-            )
-            for name in dataset_of
-        ]
-        index = build_index(PLAN, items, TINY_CONFIG)
-        run_id = self.db.queued(datasets=dataset_of).run_id
+        items = [picture_of(name) for name in dataset_of]
+        index = build_index(PLAN, items, TINY_CONFIG, unusable=unusable)
+        run_id = run_id or self.db.queued(datasets=dataset_of).run_id
         with self.db.database.transaction() as conn:
-            assert admission.admit(conn, run_id, INDEX, needed_entries(index), [])
+            stored = index.model_dump_json()
+            assert admission.admit(conn, run_id, stored, needed_entries(index), [])
         return run_id
+
+    def places(self, *run_ids: str) -> list[tuple[str, str | None]]:
+        """Status and stage of each run, after the dispatcher's round."""
+        with self.db.database.transaction() as conn:
+            for run_id in admission.runs_cached(conn, 10):
+                admission.end_caching(conn, run_id)
+        runs = map(self.db.run, run_ids)
+        return [(each.status, each.stage) for each in runs]
 
     def build(self, run_id: str) -> dict[str, str]:
         """Build what is due; digest and status of the run's shards."""
@@ -254,26 +261,107 @@ def test_a_shard_is_built_again_without_pictures_of_a_deleted_dataset(
         assert [len(each.entries) for each in latents] == [1, 1]
 
 
-def test_a_picture_that_an_open_run_needs_is_never_left_out(
-    database: Database, tmp_path: Path
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_a_lost_picture_fails_only_the_runs_that_need_it_and_at_once(
+    database: Database, tmp_path: Path, *, is_changed: bool
 ) -> None:
     ada = TenantDatabase.new(database)
     with builder(database, tmp_path, "", program=WRITER) as it:
         photos = Photos(db=ada, builder=it)
         one, two = photos.push("one"), photos.push("two")
-        run_id = photos.admit(one=one, two=two)
+        first = photos.admit(one=one, two=two)
+        second = photos.admit(two=two)  # linked to the shard that the first one made
         it.objects.delete(photos.key_of("one"))
+        if is_changed:
+            it.objects.put_bytes(photos.key_of("one"), b"eno")
 
-        statuses = photos.build(run_id)
+        assert set(photos.build(first).values()) == {"done"}
 
-        assert sorted(statuses.values()) == ["done", "done", "pending"]
-        with database.transaction() as conn:
-            (row,) = conn.execute(
-                "SELECT error->>'code', error->>'message', jsonb_array_length(spec->'entries')"
-                " FROM cache_shards WHERE status = 'pending'"
-            ).fetchall()
-        assert row[0] == "input_missing"
-        assert row[1].startswith("one.png is no longer in the object store: ")
-        assert row[2] == 2
+        assert photos.places(first, second) == [("failed", None), ("queued", "capacity")]
+        reason = ada.run(first).status_reason
+        assert reason is not None
+        assert reason["code"] == ("input_corrupt" if is_changed else "input_missing")
+        assert reason["message"].startswith("one.png is no")
+        assert reason["message"].endswith("create the dataset again and upload its files.")
+        assert photos.entries("latents") == 1
+        # Once it is uploaded again, it is encoded for the next run.
         it.objects.put_bytes(photos.key_of("one"), b"one")
-        assert set(photos.build(run_id).values()) == {"done"}
+        third = photos.admit(one=one, two=two)
+        assert set(photos.build(third).values()) == {"done"}
+        assert photos.places(third) == [("queued", "capacity")]
+        assert photos.entries("latents") == 2
+
+
+def test_an_image_that_cannot_be_encoded_is_left_out_by_the_runs_that_need_it(
+    database: Database, tmp_path: Path
+) -> None:
+    ada = TenantDatabase.new(database)
+    with builder(database, tmp_path, "", program=WRITER) as it:
+        photos = Photos(db=ada, builder=it)
+        bad, two = photos.push("bad"), photos.push("two")
+        first = photos.admit(bad=bad, two=two)
+        second = photos.admit(two=two)
+
+        assert set(photos.build(first).values()) == {"done"}
+
+        with database.transaction() as conn:
+            tries = conn.execute("SELECT max(attempts) FROM cache_shards").fetchone()
+        assert tries == (1,)
+        assert photos.places(first, second) == [("queued", "admission"), ("queued", "capacity")]
+        index = build_index(PLAN, [picture_of("bad"), picture_of("two")], TINY_CONFIG)
+        with database.transaction() as conn:
+            known = unusable_entries.reasons(conn, ada.tenant_id, index.picture_digests())
+        assert set(known.values()) == {"the picture is damaged"}
+        assert len(known) == 1
+        again = photos.admit(first, unusable=known, bad=bad, two=two)
+        assert again == first
+        assert photos.places(first) == [("queued", "capacity")]
+
+
+def test_a_builder_that_was_too_slow_leaves_no_object_behind(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = TenantDatabase.new(database)
+    with builder(database, tmp_path, "", program=WRITER) as it:
+        photos = Photos(db=ada, builder=it)
+        run_id = photos.admit(one=photos.push("one"))
+        taken = []
+
+        def delete_all(name: str) -> None:  # where a test may also end the process
+            if name == "shard.uploaded" and not taken:
+                taken.append(name)
+                photos.do("DELETE FROM run_shards")
+                photos.do("DELETE FROM cache_shards")
+
+        monkeypatch.setattr("services.cache_builder.build.fault_point", delete_all)
+        assert photos.build(run_id) == {}
+
+        assert list(it.objects.list_keys(f"tenants/{ada.tenant_id}/cache/")) == []
+
+
+def test_a_shard_of_which_no_image_can_be_used_is_tried_once(
+    database: Database, tmp_path: Path
+) -> None:
+    ada = TenantDatabase.new(database)
+    with builder(database, tmp_path, "", program=WRITER) as it:
+        photos = Photos(db=ada, builder=it)
+        run_id = photos.admit(bad=photos.push("bad"))
+
+        assert sorted(photos.build(run_id).values()) == ["done", "done", "failed"]
+
+        assert photos.places(run_id) == [("queued", "admission")]
+        photos.do("UPDATE cache_shards SET status = 'pending' WHERE status = 'failed'")
+        assert sorted(photos.build(run_id).values()) == ["done", "done", "failed"], (
+            "the builder had died"
+        )
+
+
+def picture_of(name: str) -> FileItem:
+    return FileItem(
+        backend="photos",
+        path=f"{name}.png",
+        sha256=sha256_of(name),
+        width_px=256,
+        height_px=256,
+        captions=("a photo",),
+    )

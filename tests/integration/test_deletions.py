@@ -373,6 +373,7 @@ def _fill_every_table(ada: Deleting) -> None:
             " VALUES (%s, '2026-01-01', 'cpu', 60) ON CONFLICT DO NOTHING"
         ),
         "INSERT INTO tenant_storage (tenant_id, size_bytes) VALUES (%s, 1)",
+        "INSERT INTO unusable_entries (tenant_id, digest, reason) VALUES (%s, 'a', 'black')",
         "INSERT INTO rate_buckets (tenant_id, policy, tokens) VALUES (%s, 'create', 1)",
         (
             "INSERT INTO deletions (tenant_id, deletion_id, kind, target, status)"

@@ -16,7 +16,7 @@ from services.results.retention import (
     retention_of,
     thin_events,
 )
-from services.store import run_control, runs
+from services.store import run_control, runs, unusable_entries
 from services.store.database import Database
 from tests.support.deletions import LEASE, Deleting
 from tests.support.runs import shard_digest
@@ -68,6 +68,23 @@ def test_a_shard_goes_when_its_runs_have_been_over_for_long(ada: Deleting) -> No
     again = ada.db.queued().run_id  # whoever needs it again has it built again
     ada.admit(again, 0)
     assert ada.db.run(again).stage == "caching"
+
+
+def test_the_entries_of_a_shard_go_with_it_and_what_cannot_be_encoded_is_forgotten(
+    ada: Deleting,
+) -> None:
+    ada.finished_run(0, 1)
+    ada.open_run(1)
+    with ada.db.database.transaction() as conn:
+        unusable_entries.record(conn, ada.db.tenant_id, {"a": "black", "b": "damaged"})
+    ada.do("UPDATE unusable_entries SET created_at = '2020-01-01' WHERE digest = 'a'")
+    days_pass(ada, 31)
+
+    for work in retention_of(ada.db.database, ada.objects, Retention(), lease=LEASE).values():
+        work()
+
+    assert ada.ask("SELECT shard FROM cache_entries") == [(shard_digest(1),)]
+    assert ada.ask("SELECT digest FROM unusable_entries") == [("b",)]
 
 
 def test_a_shard_that_is_being_built_is_left_alone(ada: Deleting) -> None:

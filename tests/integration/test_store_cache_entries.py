@@ -361,6 +361,42 @@ def shards_taken(db: TenantDatabase, digest: str) -> bool:
         return shards.take(conn, db.tenant_id, digest) is not None
 
 
+def test_a_shard_that_was_taken_away_halfway_is_built_for_nobody_and_for_the_next_run(
+    tenant_db: TenantDatabase,
+) -> None:
+    index = index_of(range(3))
+    old = unneeded(tenant_db, index)
+    for digest in old:
+        assert isinstance(taking(tenant_db, digest), Taken)
+    # The process died when the objects were deleted, and the lease runs out.
+    with tenant_db.database.transaction() as conn:
+        conn.execute("UPDATE cache_shards SET lease_until = NULL, ring_after = clock_timestamp()")
+    assert not any(shards_taken(tenant_db, digest) for digest in old)
+    assert not any(shards_taken(tenant_db, digest) for digest in old), "nor later"
+    tenant_db.builder()
+
+    run_id = admit(tenant_db, needed_entries(index))
+
+    assert tenant_db.shards_of(run_id) == dict.fromkeys(old, "pending")
+    with tenant_db.database.transaction() as conn:
+        due = "SELECT count(*) FROM cache_shards WHERE ring_after <= clock_timestamp()"
+        assert conn.execute(due).fetchone() == (len(old),)
+    assert all(shards_taken(tenant_db, digest) for digest in old)
+
+
+def test_the_next_sweep_ends_what_one_before_began(tenant_db: TenantDatabase) -> None:
+    for digest in (old := unneeded(tenant_db, index_of(range(3)))):
+        assert isinstance(taking(tenant_db, digest), Taken)
+    with tenant_db.database.transaction() as conn:
+        conn.execute("UPDATE cache_shards SET lease_until = NULL")
+    for digest in old:
+        again = taking(tenant_db, digest)
+        assert isinstance(again, Taken)
+        assert not again.was_done
+        assert dropping(tenant_db, again)
+    assert packed(tenant_db) == {}
+
+
 def test_entries_of_a_shard_that_was_just_taken_away_go_into_a_new_one(
     tenant_db: TenantDatabase,
 ) -> None:

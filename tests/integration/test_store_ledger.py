@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from services.domain.errors import LeaseLostError
+from services.domain.failures import ENTRY_MISSING
 from services.domain.ledger import (
     ChildEvent,
     Outcome,
@@ -202,6 +203,18 @@ def test_a_stopped_attempt_is_not_counted_and_causes_no_pause(tenant_db: TenantD
         again = tenant_db.ledger.claim(claim.run_id, worker_id="w", lease=LEASE)
         assert again is not None
         claim = again
+
+
+def test_a_run_that_lacks_a_cache_entry_is_indexed_again_a_few_times(
+    tenant_db: TenantDatabase,
+) -> None:
+    claim = tenant_db.held()
+    lacking = failure(code=ENTRY_MISSING)
+    tenant_db.ledger.hand_back(claim.run_id, claim.fence, Outcome.FAILED, lacking)
+    run = tenant_db.run(claim.run_id)
+    assert (run.status, run.stage) == ("queued", "admission")
+    assert run.ring_after is not None
+    assert run.infra_failures + run.attempts_without_progress == 1  # so that it ends
 
 
 def test_a_users_error_is_not_retried(tenant_db: TenantDatabase) -> None:

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
@@ -228,6 +228,59 @@ def test_the_order_ends_where_no_backend_is_left() -> None:
 
     assert list(order.digests_from(0))[:21] == endless[:21]  # the empty prompt first
     assert sorted(order.digests_from(19)) == sorted(endless)
+
+
+def test_nothing_is_needed_for_steps_after_the_last_one(tmp_path: Path) -> None:
+    index = index_of(40)
+    sampler = sampler_in(index)
+    order = FeedOrder(index, sampler, micro_batches_per_step=2, last_step=3)
+    used = {index.entries[n].digest for i in range(6) for n in sampler.micro_batch(i).samples}
+    prompt = index.entries[40].digest
+    source = Source(tmp_path)
+
+    assert set(order.digests_from(0)) == used | {prompt}
+    assert set(order.digests_from(3)) == {prompt}
+    order = FeedOrder(index, sampler, micro_batches_per_step=2, last_step=3)
+    with Feeder(order, source, tmp_path, limit_bytes=1 << 20, from_step=0) as feeder:
+        wait_until(lambda: held(tmp_path) == used | {prompt}, what="them", deadline_s=10)
+        for step in range(1, 4):
+            feeder.reached(step)
+        time.sleep(0.7)
+        other = next(e.digest for e in index.entries if e.digest not in held(tmp_path))
+        ask_for(tmp_path, other)  # whatever it is for
+        wait_until(lambda: other in held(tmp_path), what="the wanted entry", deadline_s=10)
+    assert len(source.asked) == len(used) + 2
+
+
+def test_what_is_needed_soon_is_made_again_only_as_it_is_used(tmp_path: Path) -> None:
+    index = index_of(400)
+    made: list[int] = []
+
+    class Watched(FeedOrder):
+        def digests_from(self, step: int) -> Iterator[str]:
+            made.append(step)
+            return super().digests_from(step)
+
+    sampler = sampler_in(index)
+    order = Watched(index, sampler, micro_batches_per_step=1)
+    with Feeder(order, Source(tmp_path), tmp_path, limit_bytes=1 << 20, from_step=0) as feeder:
+        wait_until(lambda: len(held(tmp_path)) == 401, what="all entries", deadline_s=30)
+        for step in range(1, 20):
+            feeder.reached(step)
+            time.sleep(0.01)
+    assert len(made) == 1  # there is room for all
+    made.clear()
+    part = tmp_path / "part"
+    part.mkdir()
+    order = Watched(index, sampler, micro_batches_per_step=1)
+    with Feeder(order, Source(part), part, limit_bytes=100 * ROOM_BYTES, from_step=0) as feeder:
+        wait_until(lambda: len(held(part)) == 100, what="a full folder", deadline_s=30)
+        before = len(made)
+        for step in range(1, 9):
+            feeder.reached(step)
+            soon = {index.entries[n].digest for n in sampler.micro_batch(step + 90).samples}
+            wait_until(lambda soon=soon: soon <= held(part), what="entries ahead", deadline_s=10)
+    assert len(made) - before <= 9
 
 
 def test_as_the_step_goes_on_only_new_batches_are_computed() -> None:

@@ -294,3 +294,23 @@ def test_the_survey_counts_the_images_that_a_run_would_choose(tmp_path: Path) ->
     run = Counter((sample.width_px, sample.height_px) for sample in samples)
     assert run.total() == 2
     assert cats.buckets == run
+
+
+def test_a_mask_that_is_black_within_the_crop_is_named(tmp_path: Path) -> None:
+    for name in "abc":
+        picture(tmp_path / f"i/{name}.png", (600, 300))
+        picture(tmp_path / f"m/{name}.png", (60, 30), caption=None, colour="white")
+    with Image.open(tmp_path / "m/b.png") as mask:
+        mask.paste("black", (10, 0, 60, 30))  # what is left of white is cut away
+        mask.save(tmp_path / "m/b.png")
+    masked = plan_of(
+        {"conditioning_data": "masks", "crop": True, "crop_style": "center"},
+        {"id": "masks", "dataset_type": "conditioning", "conditioning_type": "mask"},
+    )
+
+    found = survey(masked, tmp_path / "i", tmp_path / "m")
+
+    assert not found.broken + found.problems
+    assert [item.path for item in found.chosen[0].items] == ["a.png", "c.png"]
+    told = " | ".join(found.warnings)
+    assert "cats: 1 of 3 images cannot be used and is left out. | cats: b.png: the mask is " in told

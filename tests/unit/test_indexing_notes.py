@@ -22,6 +22,7 @@ def file(path: str, text: str | None = None) -> DatasetFile:
         height_px=256 if text is None else None,
         lit="red" if text is None else None,
         text=text,
+        left_out=None,
     )
 
 
@@ -31,8 +32,8 @@ def test_the_tokenizers_of_the_base_model_count_the_captions(
     now = datetime.now(UTC)
     dataset = Dataset(
         dataset_id="ds_1", tenant_id="ten_1", name="birds", status="ready", errors=[],
-        num_files=6, verified_files=6, digest=None, based_on=None, created_at=now,
-        updated_at=now,
+        num_files=6, verified_files=6, num_left_out=0, left_out=[], digest=None, based_on=None,
+        created_at=now, updated_at=now,
     )  # fmt: skip
     files = [file("a.png"), file("a.txt", LONG), file("B.PNG"), file("B.TXT", "a reed")]
     files += [file("c.txt", "no image"), file("d.png")]
@@ -45,6 +46,7 @@ def test_the_tokenizers_of_the_base_model_count_the_captions(
         [BackendData(backend="birds", dataset=dataset, files=files)],
         models_dir=tiny_models_dir,
         objects=plain_folder(tmp_path),
+        unusable_of=lambda _: {},
         max_index_bytes=1 << 20,
     )
 

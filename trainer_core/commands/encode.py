@@ -44,8 +44,10 @@ class Encoder:
         """
         inputs = {sha256: Path(path) for sha256, path in request.inputs.items()}
         encoders = self._encoders(request.base_model)
-        encode_shard(encoders, request.spec, inputs, Path(request.output))
-        return EncodeReply(size_bytes=Path(request.output).stat().st_size)
+        unusable = encode_shard(encoders, request.spec, inputs, Path(request.output))
+        is_written = len(unusable) < len(request.spec.entries)
+        size_bytes = Path(request.output).stat().st_size if is_written else 0
+        return EncodeReply(size_bytes=size_bytes, unusable=unusable)
 
     def _encoders(self, name: str) -> LoadedEncoders:
         if self._warm is None or self._warm[0] != name:

@@ -1,6 +1,7 @@
 """Collect the cache entries that the images, masks and captions of a run need."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from pydantic import JsonValue
@@ -12,12 +13,17 @@ from trainer_core.data.index import Caption, Crop, Encoding, Entry, FileItem, Pi
 from trainer_core.data.mask_pairs import BackendMasks
 
 MAX_TEXT_TOKENS: Final = 128
+NONE_UNUSABLE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class EntryCollector:
     """Gives each image, mask and caption its entry; equal content has the same one."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, unusable: Mapping[str, str] = NONE_UNUSABLE) -> None:
+        """``unusable``: digests of entries of images that cannot be encoded, and why."""
+        self._unusable = unusable
+        self.left_out: dict[tuple[str, str], list[str]] = {}
+        """Backend and path of an image → why crops of it are left out, each reason once."""
         base: dict[str, JsonValue] = {"base_digest": plan.identity.base.digest}
         self._encodings: list[Encoding] = []
         self._entries: list[Entry] = []
@@ -39,19 +45,26 @@ class EntryCollector:
     def samples_of(
         self, items: Sequence[FileItem], backend: Backend, max_px: int, masks: BackendMasks | None
     ) -> list[Sample]:
-        """One sample per item, in the same order; ``masks``, if given, has a mask for each item."""
-        mask_encoding = None if masks is None else self._encoding(_mask_encoding(masks.backend))
+        """One sample per item with a usable crop, in the same order.
+
+        ``masks``, if given, has a mask for each item.
+        """
+        mask_encoding = None if masks is None else self._encoding(mask_encoding_of(masks.backend))
         samples = []
         for item in items:
             size = item.width_px, item.height_px
             geometries = geometries_of(*size, backend, max_px, item.sha256)
             crops = []
             for geometry in geometries:
-                mask = None
+                picture, mask = (self._latents, picture_of(item, geometry)), None
                 if masks is not None and mask_encoding is not None:
-                    mask = self._picture_entry(mask_encoding, masks.of(item), geometry)
-                latents = self._picture_entry(self._latents, item, geometry)
-                crops.append(Crop(latents=latents, mask=mask))
+                    mask = mask_encoding, picture_of(masks.of(item), geometry)
+                if self._is_left_out(item, (picture,) if mask is None else (picture, mask)):
+                    continue
+                mask_entry = None if mask is None else self._position_of(*mask)
+                crops.append(Crop(latents=self._position_of(*picture), mask=mask_entry))
+            if not crops:
+                continue
             sample = Sample(
                 backend=backend.id,
                 path=item.path,
@@ -78,9 +91,16 @@ class EntryCollector:
             self._encodings.append(encoding)
         return self._encodings.index(encoding)
 
-    def _picture_entry(self, encoding: int, item: FileItem, geometry: Geometry) -> int:
-        picture = Picture(path=item.path, sha256=item.sha256, geometry=geometry)
-        return self._position_of(encoding, picture)
+    def _is_left_out(self, item: FileItem, needed: Sequence[tuple[int, Picture]]) -> bool:
+        """Whether one of a crop's entries cannot be encoded; notes why."""
+        for encoding, picture in needed if self._unusable else ():
+            reason = self._unusable.get(self._encodings[encoding].digest_of(picture))
+            if reason is not None:
+                why = self.left_out.setdefault((item.backend, item.path), [])
+                if (message := f"{picture.path}: {reason}") not in why:
+                    why.append(message)
+                return True
+        return False
 
     def _position_of(self, encoding: int, content: Picture | Caption) -> int:
         digest = self._encodings[encoding].digest_of(content)
@@ -88,6 +108,11 @@ class EntryCollector:
             self._positions[digest] = len(self._entries)
             self._entries.append(Entry(digest=digest, encoding=encoding, content=content))
         return self._positions[digest]
+
+
+def picture_of(item: FileItem, geometry: Geometry) -> Picture:
+    """What an image's or mask's entry is made from."""
+    return Picture(path=item.path, sha256=item.sha256, geometry=geometry)
 
 
 def _text_precision(plan: Plan) -> dict[str, JsonValue]:
@@ -109,7 +134,8 @@ def _text_precision(plan: Plan) -> dict[str, JsonValue]:
     }
 
 
-def _mask_encoding(backend: Backend) -> Encoding:
+def mask_encoding_of(backend: Backend) -> Encoding:
+    """How the masks of a backend are encoded."""
     encoder: dict[str, JsonValue] = {
         "mask_kind": backend.mask_kind or "mask",
         "cell_px": LATENT_CELL_PX,

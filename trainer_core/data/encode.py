@@ -14,10 +14,11 @@ from trainer_core.config.plan import MaskKind
 from trainer_core.data.entries import EncodedEntry, encoded
 from trainer_core.data.images import load_mask, load_rgb
 from trainer_core.data.index import Caption, Encoding, Picture
+from trainer_core.data.mask_levels import BLACK_CROP
 from trainer_core.data.shard_files import shard_header
 from trainer_core.data.shards import ShardSpec
 from trainer_core.data.text_rows import to_fp8
-from trainer_core.errors import BadImageError, ShardCorruptError
+from trainer_core.errors import BadImageError, DecoderMissingError, ShardCorruptError
 from trainer_core.faultpoints import fault_point
 from trainer_core.whole_file import draft_of
 
@@ -40,7 +41,7 @@ class Encoders(Protocol):
 
 
 def encode_entries(
-    models: Encoders,
+    models: Encoders | None,
     encoding: Encoding,
     contents: Sequence[Picture | Caption],
     inputs: Mapping[str, Path],
@@ -51,7 +52,7 @@ def encode_entries(
     caption gives the same ones beside any other.
 
     Args:
-        models: the encoders.
+        models: the encoders; None where masks are encoded, which need none.
         encoding: how all are encoded.
         contents: images with their crops, or captions.
         inputs: SHA-256 of an image → its file; not needed for captions.
@@ -61,22 +62,64 @@ def encode_entries(
         BaseModelError: the encoding is of another base model.
         ShardCorruptError: the image is missing from ``inputs``, or its content differs.
     """
-    if encoding.kind != "masks":  # no model is needed for masks
+    if models is not None and encoding.kind != "masks":
         models.check(encoding.encoder)
     for tensors in _tensors(models, encoding, contents, inputs):
         yield encoded(encoding.kind, tensors)
 
 
-def encode_shard(
-    models: Encoders, spec: ShardSpec, inputs: Mapping[str, Path], output: Path
-) -> None:
-    """Encode every entry of the spec and write the shard to ``output``, which is replaced.
+def encode_each(
+    models: Encoders | None,
+    encoding: Encoding,
+    contents: Sequence[Picture | Caption],
+    inputs: Mapping[str, Path],
+) -> Iterator[EncodedEntry | str]:
+    """As ``encode_entries``; of an image that cannot be used the reason, without its name.
 
-    The file appears complete or not at all. Arguments and errors as of ``encode_entries``; OSError.
+    Raises DecoderMissingError or MemoryError where that is this machine's fault.
+    """
+    if encoding.kind == "text":
+        yield from encode_entries(models, encoding, contents, inputs)
+        return
+    for content in contents:
+        try:
+            yield from encode_entries(models, encoding, [content], inputs)
+        except BadImageError as error:
+            if isinstance(error.__cause__, MemoryError):
+                raise error.__cause__ from error
+            if error.fault == "no_decoder":
+                raise DecoderMissingError(error.message) from error
+            assert isinstance(content, Picture)
+            yield error.message.removeprefix(f"{content.path}: ")
+
+
+def encode_shard(
+    models: Encoders | None, spec: ShardSpec, inputs: Mapping[str, Path], output: Path
+) -> dict[str, str]:
+    """Encode the entries of the spec and write the shard to ``output``, which is replaced.
+
+    The file appears complete or not at all, and not where no entry can be encoded.
+
+    Returns:
+        The digests of images that cannot be used, and why; the shard lacks them.
+
+    Arguments and other errors as of ``encode_each``; OSError.
     """
     encoding = Encoding(kind=spec.kind, encoder=spec.encoder)
-    found = encode_entries(models, encoding, spec.entries, inputs)
-    entries = dict(zip(spec.digests(), found, strict=True))
+    found = encode_each(models, encoding, spec.entries, inputs)
+    entries: dict[str, EncodedEntry] = {}
+    unusable: dict[str, str] = {}
+    for digest, entry in zip(spec.digests(), found, strict=True):
+        if isinstance(entry, str):
+            unusable[digest] = entry
+        else:
+            entries[digest] = entry
+    if entries:
+        _write_shard(entries, output)
+    return unusable
+
+
+def _write_shard(entries: Mapping[str, EncodedEntry], output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with draft_of(output) as draft:
         fault_point("encode.before_write")
@@ -90,12 +133,13 @@ def encode_shard(
 
 
 def _tensors(
-    models: Encoders,
+    models: Encoders | None,
     encoding: Encoding,
     contents: Sequence[Picture | Caption],
     inputs: Mapping[str, Path],
 ) -> Iterator[dict[str, torch.Tensor]]:
     if encoding.kind == "text":
+        assert models is not None
         texts = [content.text for content in contents if isinstance(content, Caption)]
         found = models.texts(encoding.encoder, texts)
         yield from map(to_fp8, found) if encoding.encoder.get("rows") == "fp8" else found
@@ -105,7 +149,7 @@ def _tensors(
 
 
 def _tensors_of(
-    models: Encoders, encoding: Encoding, content: Picture, inputs: Mapping[str, Path]
+    models: Encoders | None, encoding: Encoding, content: Picture, inputs: Mapping[str, Path]
 ) -> dict[str, torch.Tensor]:
     if content.sha256 not in inputs:
         raise ShardCorruptError(f"{content.path}: the image is missing from the inputs")
@@ -113,6 +157,7 @@ def _tensors_of(
     _check_content(image, content)
     if encoding.kind == "masks":
         return {"mask": _mask(encoding, content, image)}
+    assert models is not None
     images = pixels(load_rgb(image, content.geometry, name=content.path))
     return models.latents(encoding.encoder, images)
 
@@ -126,7 +171,7 @@ def _mask(encoding: Encoding, content: Picture, image: Path) -> torch.Tensor:
     levels = load_mask(image, content.geometry, kind, cell_px, name=content.path)
     share = (torch.from_numpy(np.array(levels, dtype=np.float32)) / 255).clamp(0, 1)
     if not share.any():
-        raise BadImageError(f"{content.path}: the mask is black on the whole crop of its image")
+        raise BadImageError(f"{content.path}: {BLACK_CROP}", "black_mask")
     return (share.ceil() if kind == "segmentation" else share)[None, None]
 
 

@@ -262,7 +262,8 @@ def _check_jpeg_xl(path: Path, name: str) -> None:
     if "JXL" not in _openable():
         raise BadImageError(
             f"{name}: JPEG XL pictures need the package pillow-jxl-plugin (pip install "
-            "'reverie[jxl]'); install it, or save it as PNG"
+            "'reverie[jxl]'); install it, or save it as PNG",
+            "no_decoder",
         )
     if size is not None:  # else the decoder says what is wrong
         _check_size(size, name)

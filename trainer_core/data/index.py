@@ -172,6 +172,10 @@ class DataIndex(Frozen):
         # A digest of each first: facts of different samples cannot be sorted.
         return digest_of([*sorted(digest_of(facts(sample)) for sample in self.samples)])
 
+    def picture_digests(self) -> list[str]:
+        """The digests of the entries of images and masks."""
+        return [entry.digest for entry in self.entries if isinstance(entry.content, Picture)]
+
     def kind_of(self, entry: int) -> EntryKind:
         """The kind of an entry."""
         return self.encodings[self.entries[entry].encoding].kind

@@ -5,7 +5,7 @@ An image is paired with the mask of the same name. Unusable images are left out 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from trainer_core.config.plan.problems import PlanError, Problem
 from trainer_core.config.plan.shapes import max_area_px
 from trainer_core.config.simpletuner.placeholders import unfilled_tokens
 from trainer_core.data.buckets import Unfit, bucket_size, unfit
-from trainer_core.data.collecting import EntryCollector
+from trainer_core.data.collecting import NONE_UNUSABLE, EntryCollector
 from trainer_core.data.cut_captions import CutCaptions, cut_captions, prompt_warnings
 from trainer_core.data.equal_images import equal_image_warnings
 from trainer_core.data.folder import some_of
@@ -26,9 +26,11 @@ from trainer_core.data.length import (
     warnings_of_length,
 )
 from trainer_core.data.mask_pairs import BackendMasks
+from trainer_core.data.reading import Broken
 from trainer_core.data.several_crops import crop_cost_warnings
 from trainer_core.data.small_buckets import small_bucket_warnings
 from trainer_core.data.subset import subset_of
+from trainer_core.errors import BadImageError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +49,8 @@ def build_index(
     transformer_config: Mapping[str, Any],
     notes: Sequence[str] = (),
     base: Path | None = None,
+    *,
+    unusable: Mapping[str, str] = NONE_UNUSABLE,
 ) -> DataIndex:
     """Choose crops, collect captions, pair images with masks, and name the cache entries of all.
 
@@ -59,31 +63,36 @@ def build_index(
         notes: what is already known to be left out; the first of the index's warnings.
         base: the base model's folder, whose tokenizers count the captions that are cut off; None:
             that is estimated.
+        unusable: digests of entries that cannot be encoded, such as of a mask that is black on the
+            whole crop of its image, and why. Crops that need them are left out with a warning, and
+            so is an image of which no crop is left.
 
     Raises:
-        PlanError: the problems of ``choose_images``; or the epochs are more steps than a run may
-            have, or fewer than it needs (``bad_value``).
+        PlanError: the problems of ``choose_images``; more than half of a backend is left out
+            because of ``unusable`` (``mostly_unusable``); or the epochs are more steps than a run
+            may have, or fewer than it needs (``bad_value``).
         ValueError: as ``choose_images``.
     """
     max_px = max_area_px(transformer_config)
     choice = choose_images(plan, items, max_px)
     if choice.problems:
         raise PlanError(choice.problems)
-    collector = EntryCollector(plan)
+    collector = EntryCollector(plan, unusable)
     prompts = {text: collector.text_entry(text) for text in _prompts_of(plan)}
-    samples: list[Sample] = []
-    for each in choice.chosen:
-        samples += collector.samples_of(each.items, each.backend, max_px, each.masks)
+    usable = usable_of(plan, choice.chosen, max_px, collector)
+    if usable.problems:
+        raise PlanError(usable.problems)
     index = DataIndex(
-        samples=tuple(samples),
+        samples=usable.samples,
         encodings=collector.encodings(),
         entries=collector.entries(),
         prompts=prompts,
         warnings=(
             *notes,
             *choice.warnings,
-            *batch_warnings(plan, choice.chosen, max_px),
-            *cut_warnings(plan, captions_cut(choice.chosen, base), base),
+            *usable.warnings,
+            *batch_warnings(plan, usable.chosen, max_px),
+            *cut_warnings(plan, captions_cut(usable.chosen, base), base),
         ),
     )
     return _with_length_checked(plan, index)
@@ -175,6 +184,54 @@ def batch_warnings(plan: Plan, chosen: Sequence[Chosen], max_px: int) -> list[st
                 bucket = bucket_size(*size, each.backend, max_px, item.sha256)
                 images[each.backend.id, *bucket] += 1
     return small_bucket_warnings(plan.identity, images)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usable:
+    """The images of which a crop can be encoded."""
+
+    chosen: Sequence[Chosen]
+    samples: tuple[Sample, ...]
+    problems: Sequence[Problem]
+    """More than half of a backend cannot be (``mostly_unusable``)."""
+    warnings: Sequence[str]
+    """What is left out, and why."""
+
+
+def usable_of(
+    plan: Plan, chosen: Sequence[Chosen], max_px: int, collector: EntryCollector
+) -> Usable:
+    """The samples of all chosen images, without what the collector knows to be unusable."""
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    samples: list[Sample] = []
+    rest: list[Chosen] = []
+    for each in chosen:
+        found = collector.samples_of(each.items, each.backend, max_px, each.masks)
+        used = {sample.path for sample in found}
+        why = {
+            item.path: reasons
+            for item in each.items
+            if (reasons := collector.left_out.get((each.backend.id, item.path)))
+        }
+        errors = [BadImageError(reasons[0]) for path, reasons in why.items() if path not in used]
+        broken = Broken(
+            backend=each.backend, place="its data", images=len(each.items), errors=errors
+        )
+        if broken.ends_run:
+            at = plan.identity.backends.index(each.backend)
+            pointer, message = f"/data_backends/{at}", broken.message()
+            problems.append(Problem(pointer=pointer, code="mostly_unusable", message=message))
+        elif errors:
+            warnings += broken.warnings()
+        if some := [reasons[0] for path, reasons in why.items() if path in used]:
+            warnings.append(
+                f"{each.backend.id}: crops of {len(some)} images cannot be used and are left out, "
+                f"their other crops stay: {some_of(some)}."
+            )
+        rest.append(replace(each, items=[item for item in each.items if item.path in used]))
+        samples += found
+    return Usable(chosen=rest, samples=tuple(samples), problems=problems, warnings=warnings)
 
 
 def _with_length_checked(plan: Plan, index: DataIndex) -> DataIndex:

@@ -1,12 +1,15 @@
 """Masks of which nothing counts, by what is known of their pixels; reads no picture."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from trainer_core.config.plan import MaskKind
 from trainer_core.errors import BadImageError
 
 Lit = Literal["red", "other", "nothing"]
 """What of a mask is above black: its red channel, only another one, or nothing."""
+
+
+BLACK_CROP: Final = "the mask is black on the whole crop of its image"
 
 
 def check_lit(kind: MaskKind, lit: Lit | None, *, name: str) -> None:

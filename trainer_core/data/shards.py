@@ -34,13 +34,10 @@ class ShardSpec(Frozen):
         encoding = Encoding(kind=self.kind, encoder=self.encoder)
         return tuple(encoding.digest_of(content) for content in self.entries)
 
-    def without(self, sha256s: Container[str]) -> Self:
-        """The same without the entries of these pictures."""
-        rest = [
-            content
-            for content in self.entries
-            if not isinstance(content, Picture) or content.sha256 not in sha256s
-        ]
+    def without(self, digests: Container[str]) -> Self:
+        """The same without these entries."""
+        named = zip(self.digests(), self.entries, strict=True)
+        rest = [content for digest, content in named if digest not in digests]
         return self.model_validate(self.model_dump() | {"entries": rest})
 
     def digest(self) -> str:

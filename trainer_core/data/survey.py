@@ -14,16 +14,22 @@ from typing import Final
 
 from trainer_core.config.plan import Backend, Plan
 from trainer_core.config.plan.problems import Problem
-from trainer_core.data.buckets import bucket_size
+from trainer_core.config.plan.shapes import LATENT_CELL_PX
+from trainer_core.data.buckets import Geometry, bucket_size, geometries_of
+from trainer_core.data.collecting import EntryCollector, mask_encoding_of, picture_of
 from trainer_core.data.folder import stem_of
+from trainer_core.data.images import load_mask
 from trainer_core.data.index import FileItem
 from trainer_core.data.indexing import (
     Chosen,
+    Usable,
     batch_warnings,
     captions_cut,
     choose_images,
     cut_warnings,
+    usable_of,
 )
+from trainer_core.data.mask_levels import BLACK_CROP
 from trainer_core.data.reading import BackendFolder, Broken, Reading, listed, sort_out
 from trainer_core.data.report.examine import EXAMINERS, Examined
 from trainer_core.data.report.making import Seen, report_of
@@ -116,8 +122,12 @@ def survey_data(
     choice = choose_images(plan, items, max_px)
     if not found.broken:  # what is missing may be missing because of them
         found.problems += choice.problems
-    found.chosen += choice.chosen
     found.warnings += choice.warnings
+    usable = _usable(plan, choice.chosen, found.files, max_px, depth)
+    found.chosen += usable.chosen
+    found.warnings += usable.warnings
+    if not found.broken:
+        found.problems += usable.problems
     if not found.broken and all(look.is_whole for look in looks):
         found.warnings += batch_warnings(plan, found.chosen, max_px)
     captions = captions_cut(found.chosen, base)
@@ -130,6 +140,45 @@ def survey_data(
     seen = [look.seen(used.get(look.folder.backend.id, ())) for look in looks]
     found.report = report_of(plan.identity, seen, captions, max_px, depth)
     return found
+
+
+def _usable(
+    plan: Plan,
+    chosen: Sequence[Chosen],
+    files: Mapping[FileKey, Path],
+    max_px: int,
+    depth: Depth,
+) -> Usable:
+    """The images of which a crop can be used: not those whose masks are black on all crops."""
+    masked = [
+        (each.masks.backend, each.masks.of(item), geometry)
+        for each in chosen
+        if each.masks is not None and depth == "pixels"
+        for item in each.items
+        for geometry in geometries_of(
+            item.width_px, item.height_px, each.backend, max_px, item.sha256
+        )
+    ]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        is_black = pool.map(
+            lambda each: _is_black(each[0], each[1], each[2], files[each[1].backend, each[1].path]),
+            masked,
+        )
+        black = {
+            mask_encoding_of(backend).digest_of(picture_of(mask, geometry)): BLACK_CROP
+            for (backend, mask, geometry), found in zip(masked, is_black, strict=True)
+            if found
+        }
+    if not black:
+        return Usable(chosen=chosen, samples=(), problems=(), warnings=())
+    return usable_of(plan, chosen, max_px, EntryCollector(plan, black))
+
+
+def _is_black(backend: Backend, mask: FileItem, geometry: Geometry, file: Path) -> bool:
+    """Whether a mask is black on the whole crop, as ``encode`` looks at it."""
+    kind = backend.mask_kind or "mask"
+    levels = load_mask(file, geometry, kind, LATENT_CELL_PX, name=mask.path)
+    return levels.getextrema() == (0, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

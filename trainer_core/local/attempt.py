@@ -17,7 +17,6 @@ from trainer_core.checkpoint.folders import read_manifest
 from trainer_core.checkpoint.identity import check_checkpoint, checkpoint_identity
 from trainer_core.config.plan import Base, Plan
 from trainer_core.data.index import DataIndex
-from trainer_core.data.indexing import build_index
 from trainer_core.data.length import steps_on
 from trainer_core.errors import CheckpointCorruptError, CheckpointError, NoWholeCheckpointError
 from trainer_core.hidream.quiet import quieten_libraries
@@ -54,6 +53,7 @@ from trainer_core.local.start import (
     refusal,
 )
 from trainer_core.local.trackers import trackers
+from trainer_core.local.unusable import UnusableImagesError, note_unusable, usable_index
 from trainer_core.process.control import Control
 from trainer_core.process.cublas import fix_workspace
 from trainer_core.process.events import EventWriter
@@ -103,6 +103,14 @@ class Attempt:
         Raises:
             TrainerError: any failure.
         """
+        while True:
+            try:
+                return self._train(plan, found, data_dirs)
+            except UnusableImagesError as error:  # they are left out, which changes the data
+                note_unusable(self.cache_dir, error.reasons)
+                self.reporter.log("images cannot be encoded: the run begins again without them")
+
+    def _train(self, plan: Plan, found: FoundBase, data_dirs: Mapping[str, Path]) -> Path | None:
         request = plan.operation.resume_from
         checkpoints = find_checkpoints(request, self.output_dir, self.folders)
         earlier = read_started_run(self.output_dir)
@@ -114,7 +122,7 @@ class Attempt:
         self._report_stage("base_model")
         base = found.obtain(self.reporter, plan.operation.text_encoder_4_source)
         plan = _with_base(plan, base)
-        index = build_index(plan, data.items, base.transformer_config, base=base.folder)
+        index = usable_index(plan, base, data, self.cache_dir, self.reporter)
         for warning in index.warnings:  # the training reports them too, but only after the encoding
             self.events.warn("data", warning)
 

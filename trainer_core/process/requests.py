@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable
 from typing import BinaryIO, Final, TypeVar
 
+from pydantic import Field
+
 from trainer_core.config.plan.frozen import Frozen, Many
 from trainer_core.data.mask_levels import Lit
 from trainer_core.data.shards import ShardSpec
@@ -40,9 +42,12 @@ class EncodeRequest(Frozen):
 
 
 class EncodeReply(Frozen):
-    """Size of the file at ``output``."""
+    """Size of the file at ``output``, and which entries it lacks."""
 
     size_bytes: int
+    """0: there is no file, since it would have no entry."""
+    unusable: dict[str, str] = Field(default_factory=dict)
+    """Digests of images that cannot be used, and why."""
 
 
 class InspectRequest(Frozen):

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from services.api.runs.validation_shapes import BackendData, Bucket, BucketCrops, Cache, Data
 from services.api.shapes import ProblemItem, known_status
-from services.store import cache_entries, datasets
+from services.store import cache_entries, datasets, unusable_entries
 from services.store.cache_entries import KnownEntry
 from services.store.database import Connection
 from services.store.datasets import Dataset
@@ -93,6 +93,8 @@ def data_report(
     try:
         items, notes = _items_of(conn, plan, rows)
         index = build_index(plan, items, transformer, notes)
+        if unusable := unusable_entries.reasons(conn, tenant_id, index.picture_digests()):
+            index = build_index(plan, items, transformer, notes, unusable=unusable)
     except TrainerError as error:
         pointers = pointers_to(plan.identity.backends, written)
         problems = [

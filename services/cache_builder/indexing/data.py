@@ -1,6 +1,7 @@
 """Builds a run's data index from the files of its datasets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from services.cache_builder.indexing.failures import run_damaged
 from services.store.admission import BackendData
@@ -11,6 +12,8 @@ from trainer_core.data.indexing import build_index
 from trainer_core.data.listed import Listing, items_of
 from trainer_core.errors import Category, TrainerError
 from trainer_core.process.failure import Failure
+
+UnusableOf = Callable[[Sequence[str]], Mapping[str, str]]
 
 
 class UnusableDataError(Exception):
@@ -25,13 +28,23 @@ def index_of(
     plan: Plan,
     backends: Sequence[BackendData],
     base: BaseModel,
+    unusable_of: UnusableOf,
 ) -> DataIndex:
-    """Pair images with captions and assign them to shards; raises UnusableDataError."""
+    """Pair images with captions and masks, and name their cache entries.
+
+    Args:
+        unusable_of: takes digests of entries; those that cannot be encoded, and why.
+
+    Raises UnusableDataError.
+    """
     try:
         listings = [_items_of(plan, backend) for backend in backends]
         items = [item for listing in listings for item in listing.items]
         notes = [note for listing in listings for note in listing.notes]
-        return build_index(plan, items, base.transformer_config, notes, base.folder)
+        made = partial(build_index, plan, items, base.transformer_config, notes, base.folder)
+        index = made()
+        unusable = unusable_of(index.picture_digests())
+        return made(unusable=unusable) if unusable else index
     except TrainerError as error:
         problems = getattr(error, "problems", ())
         # Without pointers: the plan leaves out backends that the request has.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from services.cache_builder.indexing import failures
-from services.cache_builder.indexing.data import UnusableDataError, index_of
+from services.cache_builder.indexing.data import UnusableDataError, UnusableOf, index_of
 from services.cache_builder.indexing.start import check_start
 from services.objects.port import ObjectStore
 from services.store.admission import BackendData, StartData
@@ -73,9 +73,13 @@ def decide(
     *,
     models_dir: Path,
     objects: ObjectStore,
+    unusable_of: UnusableOf,
     max_index_bytes: int,
 ) -> Decision:
-    """Check datasets, base model and the adapter that a run starts from; build its data index."""
+    """Check datasets, base model and the adapter that a run starts from; build its data index.
+
+    ``unusable_of``: as of ``index_of``.
+    """
     named = [backend.dataset for backend in backends]
     if start is not None and start.dataset is not None:
         named.append(start.dataset)
@@ -90,7 +94,7 @@ def decide(
         plan = read_plan(plan_json)
         if start is not None:
             check_start(start.start, plan, model.transformer_config, objects)
-        index = index_of(plan, backends, model)
+        index = index_of(plan, backends, model, unusable_of)
     except (UnreadableDocumentError, UnusableDataError) as error:
         if error.failure.retryable:  # a newer version wrote the plan, or the store is down
             return Postponed(reason=error.failure)

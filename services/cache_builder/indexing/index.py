@@ -7,6 +7,7 @@ indexed gets a process of its own, and fails after some tries.
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -30,7 +31,7 @@ from services.cache_builder.indexing.deciding import (
 from services.domain.failures import database_busy, internal_error
 from services.objects.port import ObjectStore
 from services.processes.child import ChildProcess
-from services.store import admission, index_tasks, run_documents
+from services.store import admission, index_tasks, run_documents, unusable_entries
 from services.store.database import (
     Database,
     DatabaseBusyError,
@@ -132,8 +133,13 @@ class Indexer:
             start,
             models_dir=self.models_dir,
             objects=self.objects,
+            unusable_of=partial(self._unusable_of, run.tenant_id),
             max_index_bytes=self.max_index_bytes,
         )
+
+    def _unusable_of(self, tenant_id: str, digests: Sequence[str]) -> dict[str, str]:
+        with self.database.transaction() as conn:
+            return unusable_entries.reasons(conn, tenant_id, digests)
 
     def _act(self, run: Run, decision: Decision) -> None:
         match decision:

@@ -17,6 +17,7 @@ ProblemCode = Literal[
     "conflict",
     "no_modules",
     "empty_dataset",
+    "mostly_unusable",
     "not_found",
 ]
 
