@@ -114,6 +114,15 @@ def indexing_interrupted() -> Failure:
     )
 
 
+def older_builders(times: int) -> Failure:
+    """Only cache builders of the version before are left, which index a run for older trainers."""
+    message = (
+        f"Cache builders of an earlier version have prepared the run's data {times} times, and the"
+        " trainers cannot read it. The operator of the service has to upgrade the cache builders."
+    )
+    return infra_failure("cache_builders_outdated", message)
+
+
 def database_busy() -> Failure:
     """A lock was not free in time, or a statement took too long."""
     message = "The database was too busy to continue with this run; it is tried again."

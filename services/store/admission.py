@@ -1,7 +1,7 @@
 """A run's steps from ``queued/admission`` through ``running/caching`` to ``queued/capacity``."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -9,6 +9,7 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL
 from psycopg.types.json import Jsonb
 
+from services.domain.failures import backoff, older_builders
 from services.domain.ids import is_id
 from services.domain.starts import StoredStart, start_from_json
 from services.domain.states import RunStatus, Stage
@@ -18,6 +19,12 @@ from services.store.database import Connection, columns_of
 from services.store.datasets import Dataset, DatasetFile
 from services.store.run_rows import Run
 from trainer_core.process.failure import Failure, failure_from_json
+
+MAX_OLDER_INDEXES: Final = 20
+"""So often a run is indexed by cache builders of the version before, over an hour or two."""
+_NOW: Final = timedelta(0)
+_FIRST_PAUSE: Final = timedelta(seconds=10)
+_LONGEST_PAUSE: Final = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,11 +244,21 @@ LIMIT %s FOR UPDATE OF runs SKIP LOCKED
 
 
 def readmit_older(conn: Connection, limit: int) -> int:
-    """Have runs indexed again that a version before has indexed; returns how many."""
+    """Have runs indexed again that a version before has indexed; returns how many.
+
+    Where cache builders of before index one again and again, it waits longer each time, and fails.
+    """
     with conn.cursor(row_factory=class_row(Run)) as cursor:
         found = cursor.execute(_OF_OLDER_INDEX, (run_documents.INDEX_VERSION, limit)).fetchall()
     for run in found:
-        _readmit(conn, run)
+        times = run_documents.count_older_index(conn, run.tenant_id, run.run_id)
+        reason = older_builders(times)
+        if times > MAX_OLDER_INDEXES:
+            failed = replace(reason, retryable=False)
+            transitions.change_status(conn, run, RunStatus.FAILED, reason=failed)
+            continue
+        pause = backoff(times - 2, first=_FIRST_PAUSE, limit=_LONGEST_PAUSE) if times > 1 else _NOW
+        _readmit(conn, run, after=pause, reason=reason if times > 1 else None)
     return len(found)
 
 
@@ -284,13 +301,14 @@ def _needing(conn: Connection, tenant_id: str, shard: str, digests: Collection[s
         return cursor.execute(_NEEDING, facts).fetchall()
 
 
-def _readmit(conn: Connection, run: Run) -> None:
-    now = timedelta()
+def _readmit(
+    conn: Connection, run: Run, *, after: timedelta = _NOW, reason: Failure | None = None
+) -> None:
     if run.status == RunStatus.QUEUED:
-        transitions.change_stage(conn, run, Stage.ADMISSION, ring_after=now)
+        transitions.change_stage(conn, run, Stage.ADMISSION, reason=reason, ring_after=after)
     else:
         transitions.change_status(
-            conn, run, RunStatus.QUEUED, stage=Stage.ADMISSION, ring_after=now
+            conn, run, RunStatus.QUEUED, stage=Stage.ADMISSION, reason=reason, ring_after=after
         )
 
 

@@ -111,8 +111,21 @@ def read_request(
     return row[0], row[1]
 
 
+_COUNT_OLDER: Final = """
+UPDATE run_documents SET older_indexes = older_indexes + 1
+WHERE tenant_id = %s AND run_id = %s RETURNING older_indexes
+"""
+
+
+def count_older_index(conn: Connection, tenant_id: str, run_id: str) -> int:
+    """Count that a version before has indexed the run; how often in a row."""
+    row = conn.execute(_COUNT_OLDER, (tenant_id, run_id)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 _SET_DATA_INDEX: Final = """
-UPDATE run_documents SET data_index = %s::jsonb, index_version = %s
+UPDATE run_documents SET data_index = %s::jsonb, index_version = %s, older_indexes = 0
 WHERE tenant_id = %s AND run_id = %s
 """
 

@@ -100,3 +100,29 @@ def test_what_was_told_of_the_data_is_not_told_twice(tenant_db: TenantDatabase) 
         assert readmit(tenant_db) == 1
 
     assert tenant_db.run(run_id).warnings == ["a.png is small.", "b.png is small."]
+
+
+def test_with_builders_of_before_alone_a_run_waits_longer_and_ends(
+    tenant_db: TenantDatabase,
+) -> None:
+    run_id = tenant_db.caching().run_id
+    for times in range(1, admission.MAX_OLDER_INDEXES + 2):
+        assert place(tenant_db, run_id) == ("running", "caching"), times
+        as_of_older(tenant_db)
+        assert readmit(tenant_db) == 1
+        run = tenant_db.run(run_id)
+        if times == 1:
+            assert (run.status_reason, run.stage) == (None, "admission")
+        elif times <= admission.MAX_OLDER_INDEXES:
+            assert run.status_reason is not None
+            assert run.status_reason["code"] == "cache_builders_outdated"
+            assert f"{times} times" in run.status_reason["message"]
+            assert run.stage == "admission"
+        with tenant_db.database.transaction() as conn:  # a builder of before indexes it
+            conn.execute(
+                "UPDATE runs SET status = 'running', stage = 'caching' WHERE status = 'queued'"
+            )
+    assert tenant_db.run(run_id).status == "failed"
+    reason = tenant_db.run(run_id).status_reason
+    assert reason is not None
+    assert "has to upgrade the cache builders" in reason["message"]

@@ -1,5 +1,6 @@
 """POST /v1/datasets. A list of files may be long, so it is read piece by piece, and few at once."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
@@ -31,6 +32,9 @@ BODY_LIMIT_BYTES: Final = 32 << 20
 """Enough for a list of 100,000 files."""
 _SHORT_BYTES: Final = 256 << 10
 """A list up to this size is checked at once, by the process that received it."""
+# The name as JSON may also write it, with an escape for a letter: no client needs one, so it is not
+# looked at which letters they are.
+_BASED: Final = re.compile(rb'"based_on"|\\u00(?:5f|6[1-9a-f]|7[0-9a])', re.IGNORECASE)
 _DOCUMENTED: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -116,6 +120,6 @@ def _create_in_thread(
 
 def _seems_based(body: BinaryIO) -> bool:
     """Whether a short body names a base, so that rows are copied: then it goes with long lists."""
-    found = b'"based_on"' in body.read()
+    found = _BASED.search(body.read()) is not None
     body.seek(0)
     return found

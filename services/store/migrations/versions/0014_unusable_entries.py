@@ -1,7 +1,8 @@
 """A table of cache entries that cannot be encoded, such as a mask that is black on the whole crop.
 
-Only a table is added, so processes of the version before keep working meanwhile. Their cache
-builders fail the runs that need such an entry.
+And a column that counts how often a version before has indexed a run. Both are only added, so
+processes of the version before keep working meanwhile. Their cache builders fail the runs that need
+such an entry.
 """
 
 from alembic import op
@@ -22,6 +23,7 @@ CREATE TABLE unusable_entries (
     PRIMARY KEY (tenant_id, digest)
 )
 """)
+    op.execute("ALTER TABLE run_documents ADD COLUMN older_indexes smallint NOT NULL DEFAULT 0")
     op.execute("CREATE INDEX unusable_entries_by_age ON unusable_entries (created_at)")
     op.execute("GRANT SELECT ON unusable_entries TO reverie_api")
     op.execute("ALTER TABLE unusable_entries ENABLE ROW LEVEL SECURITY")
