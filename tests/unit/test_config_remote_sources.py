@@ -76,7 +76,6 @@ def test_secrets_in_blocks_of_other_types_are_not_taken_either(block: str) -> No
             "parquet": {"path": "t.parquet", "filename_column": "id", "caption_column": "text"},
         },
         {"type": "aws", "aws_bucket_name": "photos", "aws_data_prefix": "cats/"},
-        {"type": "webshart", "source": "someone/shards"},
     ],
 )
 def test_other_types_are_refused(backend: dict[str, Any]) -> None:
@@ -87,3 +86,12 @@ def test_other_types_are_refused(backend: dict[str, Any]) -> None:
 def test_each_key_is_checked_by_the_table_of_backends() -> None:
     wrong = {**HUB, "datasett": 1, "resolution": "wide", "disabled": True}
     assert set(problems(wrong)) == {"/datasett", "/resolution"}
+
+
+def test_tar_files_at_addresses_and_on_the_hub() -> None:
+    tars = {"type": "webshart", "source": "https://example.org/{00..11}.tar"}
+    for more in ({}, {"metadata": "someone/captions"}, {"type": "webdataset", "source": "a/b"}):
+        found = remote_source({**tars, **more}, with_list=False)
+        assert found.source is not None, found.problems
+    assert "has to be an address" in problems({**tars, "source": "/home/ada/tars"})["/source"]
+    assert "has to be an address" in problems({**tars, "metadata": "captions"})["/metadata"]

@@ -13,7 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, assert_never
 
-from trainer_core.config.simpletuner.source_types import CsvSource, HubSource, PictureSource
+from trainer_core.config.simpletuner.source_types import (
+    CsvSource,
+    HubSource,
+    PictureSource,
+    TarSource,
+)
 from trainer_core.progress import SilentReporter
 from trainer_core.sources.csv_list import read_list, rows_of_list
 from trainer_core.sources.errors import SourceError
@@ -22,6 +27,9 @@ from trainer_core.sources.hub_fetching import PictureSplit, ShardSplit, open_spl
 from trainer_core.sources.limits import check_rows, limited
 from trainer_core.sources.rows import Row
 from trainer_core.sources.shards import Shard
+from trainer_core.sources.surroundings import Surroundings
+from trainer_core.sources.tar_fetching import open_tars, revision_of
+from trainer_core.sources.tar_places import OnTheWay, find_tars
 from trainer_core.web.public_addresses import Network
 
 _MAX_SHARD_BYTES: Final = 4 << 30
@@ -32,7 +40,7 @@ class Position:
     """The next row of a source."""
 
     revision: str
-    """Of the content: a commit of the Hub, or the SHA-256 of a list's rows."""
+    """Of the content: a commit of the Hub, or a digest of a list's rows or of tar files."""
     shard: int = 0
     """Number of the file that the row is in; 0 where each row is a file."""
     row: int = 0
@@ -95,7 +103,7 @@ def open_source(source: PictureSource, revision: str | None, around: Reading) ->
     """Find out what a source has.
 
     Args:
-        source: a list of addresses, or a dataset of the Hub.
+        source: a list of addresses, a dataset of the Hub, or tar files at addresses or there.
         revision: of an earlier position; None: the newest one.
         around: where it is read.
 
@@ -112,8 +120,29 @@ def open_source(source: PictureSource, revision: str | None, around: Reading) ->
             return OpenSource(start=start, total=len(listed), contents=_List(listed=listed))
         case HubSource():
             return _open_hub(source, source.place, revision, around)
+        case TarSource():
+            return _open_tars(source, source.place, revision, around)
         case _:
             raise SourceError("a folder cannot be imported: push its files")
+
+
+def _open_tars(
+    source: PictureSource, place: TarSource, revision: str | None, around: Reading
+) -> OpenSource:
+    # Without folders, so that no file of this machine is one of its tar files.
+    own = Surroundings(root=around.cache, folders=(), allowed=around.allowed, takes_own_keys=False)
+    found = find_tars(place, own, wants_captions=source.wants_captions)
+    start = Position(revision=revision_of(found))
+    if revision is not None and revision != start.revision:
+        raise SourceError("its tar files have changed since the import began: import it again")
+    way = OnTheWay(
+        folder=around.cache / "tars",
+        stopping=around.stopping,
+        reporter=SilentReporter(),
+        max_bytes=_MAX_SHARD_BYTES,
+    )
+    split = open_tars(found, source, place, way)
+    return OpenSource(start=start, total=None, contents=_Shards(split=split))
 
 
 def _open_hub(

@@ -15,7 +15,7 @@ from trainer_core.sources.rows import Tally
 from trainer_core.sources.shards import OpenShard, Shard, ShardReader, store_shards
 from trainer_core.sources.surroundings import Surroundings, described, finished
 from trainer_core.sources.tar_places import Findable, FoundTars, OnTheWay, find_tars, read_index
-from trainer_core.sources.tars import TarRules, open_tar, shard_keys, shard_of
+from trainer_core.sources.tars import TarRules, missing_tar, open_tar, shard_keys, shard_of
 
 
 def fetch_tars(
@@ -48,13 +48,10 @@ def fetch_tars(
         own.prepare()
         way = OnTheWay(folder=own.folder / "tars", stopping=threading.Event(), reporter=reporter)
         split = open_tars(found, source, place, way)
-        tally = Tally()
-        for fault in found.faults.values():
-            tally.leave_out(fault)
         reader = ShardReader(
             place=own,
             reporter=reporter,
-            tally=tally,
+            tally=Tally(),
             stage=f"fetching {backend}",
             max_file_bytes=source.max_file_bytes,
             fetch=split.fetch,
@@ -62,9 +59,8 @@ def fetch_tars(
             key_of=split.key_of,
             end=split.end,
         )
-        faults = store_shards(split.shards, reader)
-        _check_faults([*found.faults.values(), *faults], len(found.tars) + len(found.faults))
-        return own, finished(own, tally, _notes(source, place, found))
+        _check_faults(store_shards(split.shards, reader), len(split.shards))
+        return own, finished(own, reader.tally, _notes(source, place, found))
 
 
 def revision_of(found: FoundTars) -> str:
@@ -76,7 +72,7 @@ def revision_of(found: FoundTars) -> str:
 def open_tars(
     found: FoundTars, source: PictureSource, place: TarSource, way: OnTheWay
 ) -> ShardSplit:
-    """Tar files as files with many rows.
+    """Tar files as files with many rows; of one that is not there, a row that says so.
 
     Args:
         found: them.
@@ -93,14 +89,23 @@ def open_tars(
         max_file_bytes=min(source.max_file_bytes, place.max_file_bytes or source.max_file_bytes),
     )
 
+    def fetch(shard: Shard) -> Path:
+        tar = tars.get(shard.name)
+        return way.folder / "missing" if tar is None else tar.have(way)
+
     def read(shard: Shard, file: Path, _before: int) -> OpenShard:
+        if (fault := found.faults.get(shard.name)) is not None:
+            return missing_tar(shard, fault)
         index = found.indexes.get(shard.name)
         captions = {} if index is None else read_index(index, way)
         return open_tar(shard, file, keys[shard.name], rules, captions)
 
     return ShardSplit(
-        shards=tuple(_shard(tar, found) for tar in found.tars),
-        fetch=lambda shard: tars[shard.name].have(way),
+        shards=(
+            *(_shard(tar, found) for tar in found.tars),
+            *(shard_of(name, "missing", 0) for name in found.faults),
+        ),
+        fetch=fetch,
         read=read,
         key_of=lambda _, key: key,
         first=0,

@@ -38,7 +38,6 @@ from trainer_core.web.resuming import Remote, ask, fetch_on
 _TAR: Final = ".tar"
 _INDEX: Final = ".json"
 _MAX_TARS: Final = 100_000
-_MAX_TAR_BYTES: Final = 1 << 40
 _MAX_INDEX_BYTES: Final = 512 << 20
 _THREADS: Final = 8
 _BRACES: Final = re.compile(r"\{([^{}]{1,1000})\}")
@@ -54,6 +53,8 @@ class OnTheWay:
     stopping: threading.Event
     """Gives a download up when it is set."""
     reporter: Reporter
+    max_bytes: int = 1 << 40
+    """Of a file that is downloaded from an address."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -303,7 +304,7 @@ def _downloaded(remote: Remote, name: str, around: Surroundings, way: OnTheWay) 
             fetch_on(
                 remote,
                 file,
-                max_bytes=_MAX_TAR_BYTES,
+                max_bytes=way.max_bytes,
                 allowed=around.allowed,
                 stopping=way.stopping,
                 tell=tell,

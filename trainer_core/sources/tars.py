@@ -7,7 +7,9 @@ its header says they are. Sources: the conventions of WebDataset and of webshart
 import hashlib
 import io
 import json
+import os
 import tarfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -90,29 +92,25 @@ def open_tar(
         rules: how it is read.
         indexed: member → what its index has as captions.
     """
-    samples, fault = _samples_of(file, rules)
+    try:
+        content = _Content(file)
+        samples, fault = _samples_of(file, rules)
+    except OSError as error:
+        return missing_tar(shard, str(error.strerror))
 
     def rows() -> Iterator[tuple[int, Row]]:
         taken: set[str] = set()
         for number, sample in enumerate(samples):
             yield number, _row(number, sample, taken)
         if fault:
-            why = Row(
-                key=f"{key}/_",
-                token="",
-                suffix="",
-                label=shard.name,
-                captions=None,
-                write=partial(refuse, fault),
-            )
-            yield len(samples), why
+            yield len(samples), _row_of_fault(shard, fault)
 
     def _row(number: int, sample: Sample, taken: set[str]) -> Row:
         name = sample.image.name
         captions: tuple[str, ...] | str | None = None
-        write = partial(_write, file, sample.image, rules.max_file_bytes)
+        write = partial(_write, content, sample.image, rules.max_file_bytes)
         try:
-            captions = _captions(file, sample, rules, indexed)
+            captions = _captions(content, sample, rules, indexed)
         except (RowError, BadCaptionError) as error:
             write = partial(refuse, str(error))
         return Row(
@@ -128,6 +126,23 @@ def open_tar(
         num_rows=len(samples) + bool(fault),
         rows=rows(),
         fault=f"{shard.name}: {fault}" if fault else "",
+    )
+
+
+def missing_tar(shard: Shard, why: str) -> OpenShard:
+    """A tar file that is not there: one row, which says why."""
+    rows = iter([(0, _row_of_fault(shard, why))])
+    return OpenShard(num_rows=1, rows=rows, fault=f"{shard.name}: {why}")
+
+
+def _row_of_fault(shard: Shard, why: str) -> Row:
+    return Row(
+        key="_",
+        token="",
+        suffix="",
+        label=shard.name,
+        captions=None,
+        write=partial(refuse, why),
     )
 
 
@@ -165,8 +180,6 @@ def _samples_of(file: Path, rules: TarRules) -> tuple[list[Sample], str]:
         said = str(error)[:100] or type(error).__name__
         before = counted(len(images), "picture")
         fault = f"no whole tar file ({said}), with {before} before the fault: pack it again"
-    except OSError as error:
-        fault = str(error.strerror)
     samples = [
         Sample(key=key, image=image, text=texts.get(key), metadata=metadata.get(key))
         for key, image in images.items()
@@ -201,6 +214,26 @@ def _members(file: Path) -> Iterator[Member]:
         opened.seek(tar.offset)  # tarfile takes any header that it cannot read for the end
         if any(opened.read(tarfile.BLOCKSIZE)):
             raise tarfile.ReadError("it ends early, or a header is damaged")
+
+
+class _Content:
+    """The bytes of a tar file, which several threads may read, also when its name is gone.
+
+    It is deleted as soon as its last row is named; the rows before may be written then.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._fd = os.open(file, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._fd)
+
+    def pieces(self, member: Member) -> Iterator[bytes]:
+        at, end = member.offset, member.offset + member.size_bytes
+        while at < end and (piece := os.pread(self._fd, min(_PIECE_BYTES, end - at), at)):
+            yield piece
+            at += len(piece)
+
+    def read(self, member: Member) -> bytes:
+        return b"".join(self.pieces(member))
 
 
 class _Headers(io.RawIOBase):
@@ -244,7 +277,7 @@ def _split_name(name: str, *, has_first_dots: bool) -> tuple[str, str]:
 
 
 def _captions(
-    file: Path, sample: Sample, rules: TarRules, indexed: Mapping[str, Any]
+    content: _Content, sample: Sample, rules: TarRules, indexed: Mapping[str, Any]
 ) -> tuple[str, ...] | str | None:
     """The captions of a sample as of a ``Row``; raises RowError and BadCaptionError."""
     if not rules.wants_captions:
@@ -252,20 +285,20 @@ def _captions(
     if rules.columns is not None:
         row: dict[str, Any] = {}
         if sample.text is not None:
-            row["txt"] = _text_in(file, sample.text)
+            row["txt"] = _text_in(content, sample.text)
         if sample.metadata is not None:
-            row["json"] = _json_in(file, sample.metadata)
+            row["json"] = _json_in(content, sample.metadata)
         return captions_of_row(row, rules.columns)
     if (known := indexed.get(sample.image.name)) is not None:
         found = captions_of_row({"captions": known}, _CAPTION_FIELDS)
         if found:
             return found
     if sample.text is not None:
-        text = _text_in(file, sample.text)
+        text = _text_in(content, sample.text)
         if text.strip():
             return (text,) if rules.are_whole_texts else text
     if sample.metadata is not None:
-        return captions_in_json(_json_in(file, sample.metadata))
+        return captions_in_json(_json_in(content, sample.metadata))
     return ()
 
 
@@ -274,35 +307,25 @@ def captions_in_json(metadata: Any) -> tuple[str, ...]:
     return captions_of_row(metadata, _CAPTION_FIELDS) if isinstance(metadata, dict) else ()
 
 
-def _text_in(file: Path, member: Member) -> str:
+def _text_in(content: _Content, member: Member) -> str:
     if member.size_bytes > MAX_CAPTION_BYTES:
         raise RowError(f"{member.name}: {member.size_bytes:,} bytes are too many for captions")
-    return decode_caption(_read(file, member), name=member.name)
+    return decode_caption(content.read(member), name=member.name)
 
 
-def _json_in(file: Path, member: Member) -> Any:
+def _json_in(content: _Content, member: Member) -> Any:
     if member.size_bytes > _MAX_JSON_BYTES:
         raise RowError(f"{member.name}: {member.size_bytes:,} bytes are too many for metadata")
     try:
-        return json.loads(_read(file, member))
+        return json.loads(content.read(member))
     except (ValueError, RecursionError) as error:
         raise RowError(f"{member.name} is no JSON: {str(error)[:100]}") from error
 
 
-def _read(file: Path, member: Member) -> bytes:
-    with file.open("rb") as opened:
-        opened.seek(member.offset)
-        return opened.read(member.size_bytes)
-
-
-def _write(file: Path, member: Member, max_file_bytes: int, to: Path) -> None:
+def _write(content: _Content, member: Member, max_file_bytes: int, to: Path) -> None:
     if member.size_bytes > max_file_bytes:
         raise RowError(
             f"{member.size_bytes:,} bytes, more than source_max_file_mb or max_file_size allows"
         )
-    with file.open("rb") as opened, to.open("wb") as target:
-        opened.seek(member.offset)
-        left_bytes = member.size_bytes
-        while left_bytes and (piece := opened.read(min(left_bytes, _PIECE_BYTES))):
-            target.write(piece)
-            left_bytes -= len(piece)
+    with to.open("wb") as target:
+        target.writelines(content.pieces(member))

@@ -102,8 +102,9 @@ class DatasetRequest(Body):
     removed: Annotated[list[RemovedPath], Field(max_length=MAX_FILES)] = Field(default_factory=list)
     """Paths of that dataset which are not taken over."""
     source: _Source | None = None
-    """A data backend of ``type`` csv or huggingface, as in multidatabackend.json, without tokens.
-    The service fetches its pictures and captions, which then are the dataset's files."""
+    """A data backend of ``type`` csv, huggingface, webshart or webdataset, as in
+    multidatabackend.json, without tokens. The service fetches its pictures and captions, which then
+    are the dataset's files."""
     csv: Annotated[Text, Field(max_length=MAX_LIST_CHARACTERS)] | None = None
     """The content of the list of a ``source`` of type csv; its ``csv_file`` may also be an address
     (https://…) of one."""

@@ -36,7 +36,8 @@ def create_dataset(
         files: with ``based_on`` those that are new or have changed.
         based_on: a dataset whose other files are taken over.
         removed: paths of that dataset which are not taken over.
-        source: a data backend of type csv or huggingface, as in multidatabackend.json.
+        source: a data backend of type csv, huggingface, webshart or webdataset, as in
+            multidatabackend.json.
         csv: the content of the list of a source of type csv, where ``csv_file`` is no address.
     """
     body: Json = {"files": list(files)} if source is None else {"source": source}

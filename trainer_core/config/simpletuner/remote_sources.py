@@ -1,5 +1,6 @@
 """Data backends whose pictures the service can fetch itself: what is elsewhere, and public."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -10,7 +11,12 @@ from trainer_core.config.plan.problems import Problem
 from trainer_core.config.simpletuner.backends import BACKEND_OPTIONS
 from trainer_core.config.simpletuner.local_backends import problems_of_backend, sources_of
 from trainer_core.config.simpletuner.reading import escaped, option_name, text_of
-from trainer_core.config.simpletuner.source_types import CsvSource, HubSource, PictureSource
+from trainer_core.config.simpletuner.source_types import (
+    CsvSource,
+    HubSource,
+    PictureSource,
+    TarSource,
+)
 from trainer_core.config.simpletuner.verdicts import Option
 
 _DEFAULT_ID: Final = "source"
@@ -78,6 +84,11 @@ def _about_place(source: PictureSource | None, *, with_list: bool) -> Problem | 
             return _about("type", "A list is sent beside it, which only type csv has.")
         case HubSource():
             return None
+        case TarSource(source=tars, metadata=metadata):
+            for option, value in (("source", tars), ("metadata", metadata)):
+                if value is not None and not (_is_address(value) or _DATASET.fullmatch(value)):
+                    return _about(option, f"{option} {_ASK_FOR_TARS}")
+            return None
         case _:  # also of types that are fetched on a user's machine only
             return _about("type", _ASK_FOR_FILES)
 
@@ -86,8 +97,13 @@ _ASK_FOR_LIST: Final = (
     "csv_file has to be an address (https://…) here; or send the content of the list as csv, "
     "beside source."
 )
+_DATASET: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_ASK_FOR_TARS: Final = (
+    "has to be an address (https://…/{000..011}.tar) or a dataset of the Hub (owner/name) here. "
+    "`reverie datasets push CONFIG --backend ID` reads tar files of your machine."
+)
 _ASK_FOR_FILES: Final = (
-    "The service imports type csv and type huggingface. Push a folder of your machine with "
+    "The service imports the types csv, huggingface, webshart and webdataset. Push a folder with "
     "`reverie datasets push DIR`, and what else a configuration names with `reverie datasets push "
     "CONFIG --backend ID`."
 )

@@ -118,7 +118,7 @@ _PUSH: Final = (
     "the service takes images as files: `reverie datasets push CONFIG --backend ID` fetches these "
     "and uploads them, and `reverie runs submit` does it by itself"
 )
-IMPORTED: Final[tuple[SourceKind, ...]] = ("csv", "huggingface")
+IMPORTED: Final[tuple[SourceKind, ...]] = ("csv", "huggingface", "webshart", "webdataset")
 """Types that the service fetches, for a dataset."""
 _IMPORT: Final = (
     "have the service fetch it into a dataset first, with this backend as source of `POST "
