@@ -11,11 +11,15 @@ CACHE.handled(
     "vae_batch_size write_batch_size read_batch_size image_processing_batch_size "
     "text_encoder_batch_size delete_problematic_images delete_unwanted_images "
     "vae_cache_scan_behaviour vae_cache_ondemand vae_cache_disable "
-    "vae_cache_clear_each_epoch preserve_data_backend_cache compress_disk_cache "
+    "preserve_data_backend_cache compress_disk_cache "
     "vae_enable_tiling vae_enable_slicing text_cache_ondemand text_cache_disable "
     "text_embed_full_cache aspect_bucket_disable_rebuild vae_cache_preprocess",
     "Each image and caption is cached by itself, named by its content; there is nothing "
     "to set, and no image is ever deleted.",
+)
+CACHE.handled(
+    "vae_cache_clear_each_epoch",
+    "The cache is kept; crops_per_image of a data backend gives an image several random crops.",
 )
 CACHE.handled("cache_dir cache_dir_vae cache_dir_text", "The cache keeps itself.")
 CACHE.handled(
