@@ -163,6 +163,15 @@ has '"path":"espresso_cup.jpg"'
 call 200 GET "/v1/datasets/$dataset/diff?against=$large"
 has '"path":"large.jpg"'
 
+say "   The service can fetch the files itself. Its source is a data backend of SimpleTuner's; this list leads nowhere public."
+call 201 POST /v1/datasets -H "Idempotency-Key: $(new_key)" --json '{"name": "from a list", "source": {"type": "csv"},
+    "csv": "url,caption\nhttp://127.0.0.1:8080/cup.jpg,a cup of coffee\n"}'
+has '"status":"importing"'
+imported=$(value id)
+wait_for "/v1/datasets/$imported" '"status":"rejected"'
+call 200 GET "/v1/datasets/$imported"
+has 'has no public address'
+
 say "5. What would a run be? Nothing is stored and nothing starts."
 request=$(sed "s/DATASET/$dataset/" run.json)
 call 200 POST /v1/runs:validate --json "$request"
