@@ -51,6 +51,10 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """No later garbage collection looks at what belongs to the tests themselves."""
+    """No later garbage collection looks at what belongs to the tests themselves.
+
+    And it looks less often: it was 3 to 5 % of the CPU time of the tests' process.
+    """
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     gc.enable()

@@ -31,9 +31,7 @@ STEPS = 8
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config_dir = make_project(tmp_path_factory.mktemp("project"))
-    (config_dir.parent / "photos" / "train" / "grass.txt").write_text("blades of grass, " * 20)
-    return config_dir
+    return make_project(tmp_path_factory.mktemp("project"), max_train_steps=STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +85,12 @@ def test_a_run_shows_what_it_read_and_writes_result_events_and_plots(unbroken: P
 
 
 def test_cut_captions_are_told_and_counted_in_the_card(
-    project: Path, unbroken: Path, tiny_models_dir: Path
+    tiny_models_dir: Path, tmp_path: Path
 ) -> None:
+    project, output = make_project(tmp_path / "project", max_train_steps=1), tmp_path / "run"
+    (project.parent / "photos" / "train" / "grass.txt").write_text("blades of grass, " * 20)
+    status, _ = train(project, output, tiny_models_dir)
+    assert status == 0, log_of(output)
     tokenizers = [
         AutoTokenizer.from_pretrained(tiny_models_dir / "hidream-tiny" / name)
         for name in ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
@@ -98,8 +100,8 @@ def test_cut_captions_are_told_and_counted_in_the_card(
     cut = sum(number > 128 for number in tokens)
     assert cut == 1
 
-    facts = json.loads((unbroken / "result" / "card.json").read_text())["captions"]
-    (plan,) = (event for event in events_in(unbroken) if event["event"] == "plan")
+    facts = json.loads((output / "result" / "card.json").read_text())["captions"]
+    (plan,) = (event for event in events_in(output) if event["event"] == "plan")
 
     assert facts == {
         "number": len(captions),
@@ -111,7 +113,7 @@ def test_cut_captions_are_told_and_counted_in_the_card(
     warning = next(text for text in plan["warnings"] if "text encoders take" in text)
     assert warning.startswith(f"1 of {len(captions)} captions ")
     assert warning.endswith(f"the longest has {max(tokens)}): grass.jpg.")
-    assert warning in log_of(unbroken)
+    assert warning in log_of(output)
 
 
 def test_the_output_of_a_run_is_no_data(unbroken: Path) -> None:
