@@ -1,6 +1,6 @@
 """F25: objects are truncated, changed by a bit, longer, or gone. No damage is loaded silently."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -101,12 +101,6 @@ def test_a_damaged_upload_is_rejected_by_name(
     assert all(each["pointer"] in each["message"] for each in dataset["errors"])
 
 
-SHARD_ERROR = """
-SELECT error->>'code', error->>'message' FROM cache_shards JOIN run_shards USING (tenant_id, digest)
-WHERE run_id = %(run_id)s AND kind = 'latents' AND error IS NOT NULL
-"""
-
-
 def test_a_file_that_is_damaged_after_its_verification_is_named(
     service: ProxiedService, objects: ObjectStore
 ) -> None:
@@ -119,25 +113,22 @@ def test_a_file_that_is_damaged_after_its_verification_is_named(
     )[0]
     key = upload_key(service.tenant_id, sha256)
 
-    def wait_failed(code: str) -> None:
-        def has_failed() -> bool:
-            return (code, picture) in [
-                (found, message.partition(" ")[0])
-                for found, message in service.ask(SHARD_ERROR, run_id=run_id)
-            ]
+    body = objects.get_bytes(key, limit_bytes=1 << 20)
 
-        wait_until(has_failed, what=f"{code} of {picture}")
+    def reason_after(hurt: Callable[[], object]) -> tuple[str, str]:
+        """Why a run failed, and the file that its message begins with."""
+        with service.frozen("cache_builder"):
+            run_id = service.submit(datasets, max_train_steps=5)
+            wait_until(lambda: service.tenant.run(run_id)["stage"] == "caching", what="admission")
+            hurt()
+        wait_until(lambda: service.tenant.run(run_id)["status"] == "failed", what="its end")
+        reason = service.tenant.run(run_id)["status_reason"]
+        return reason["code"], reason["message"].partition(" ")[0]
 
-    with service.frozen("cache_builder"):
-        run_id = service.submit(datasets, max_train_steps=5)
-        wait_until(lambda: service.tenant.run(run_id)["stage"] == "caching", what="admission")
-        body = damage(objects, key, "flipped")
-    wait_failed("input_corrupt")
-    objects.delete(key)
-    wait_failed("input_missing")
+    assert reason_after(lambda: damage(objects, key, "flipped")) == ("input_corrupt", picture)
+    assert reason_after(lambda: objects.delete(key)) == ("input_missing", picture)
     objects.put_bytes(key, body)
-
-    assert len(service.ended_once(run_id)) == 1
+    assert len(service.ended_once(service.submit(datasets, max_train_steps=5))) == 1
 
 
 SHARDS = """

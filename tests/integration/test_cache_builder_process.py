@@ -29,11 +29,13 @@ from services.settings.env import Settings
 from services.store import datasets, imports
 from services.store.database import Database
 from services.store.datasets import NewFile
+from services.store.ledger import PostgresLedger
 from tests.support.file_server import File, FileServer
 from tests.support.forked_trainer import SOCKET
 from tests.support.forking import SERVICES, TRAINING, Process, server_of, start_module
 from tests.support.own_disk import own_disk
 from tests.support.redis import RedisServer
+from tests.support.runs import TenantDatabase
 from tests.support.waiting import wait_until
 from tests.unit.config_examples import import_small
 from trainer_core.base_models.describe import read_base_models
@@ -101,6 +103,9 @@ class Service:
     def want(self, index: DataIndex) -> list[str]:
         """Have all entries of the index encoded, one a shard; returns the shards' digests."""
         digests = []
+        ledger = PostgresLedger(self.database)
+        tenant = TenantDatabase(database=self.database, tenant_id=self.tenant_id, ledger=ledger)
+        run_id = tenant.queued().run_id
         with self.database.transaction() as conn:
             for entry in index.entries:
                 (shard,) = shards_of(index, {entry.digest})
@@ -113,6 +118,10 @@ class Service:
                 conn.execute(
                     "INSERT INTO cache_entries (tenant_id, digest, shard) VALUES (%s, %s, %s)",
                     (self.tenant_id, entry.digest, shard.digest()),
+                )
+                conn.execute(
+                    "INSERT INTO run_shards (run_id, tenant_id, digest) VALUES (%s, %s, %s)",
+                    (run_id, self.tenant_id, shard.digest()),
                 )
                 digests.append(shard.digest())
         for digest in digests:

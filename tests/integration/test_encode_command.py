@@ -191,11 +191,10 @@ def test_what_goes_wrong_is_a_reply_and_the_next_request_is_served(
     )
     good = encode.ask(**request, spec=text_spec(base, "a"), inputs={})
 
-    assert broken["error"]["code"] == "bad_image"
-    assert broken["error"]["category"] == "user"
-    assert "holiday.png" in broken["error"]["message"]
-    assert str(tmp_path) not in broken["error"]["message"]
-    assert broken["error"]["retryable"] is False
+    assert (broken["ok"], broken["size_bytes"]) == (True, 0)
+    assert list(broken["unusable"]) == list(ShardSpec.model_validate(spec).digests())
+    (reason,) = broken["unusable"].values()
+    assert reason.startswith("not a picture of a known format")
     assert missing["error"]["code"] == swapped["error"]["code"] == "shard_corrupt"
     assert other["error"]["code"] == unknown["error"]["code"] == "bad_base_model"
     assert good["ok"]

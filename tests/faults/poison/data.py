@@ -102,22 +102,24 @@ def bomb(host: Host) -> Iterator[str]:
     """A small file that decodes to 400 million pixels."""
     body = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(body, "PNG")
-    yield _submitted_with(host, {"bomb.png": body.getvalue()})
+    yield _submitted_with(host, dict.fromkeys(("bomb.png", "too.png"), body.getvalue()))
 
 
 @contextlib.contextmanager
 def half_a_picture(host: Host) -> Iterator[str]:
     body = picture(1)
-    yield _submitted_with(host, {"half.png": body[: len(body) // 2]})
+    yield _submitted_with(host, dict.fromkeys(("half.png", "too.png"), body[: len(body) // 2]))
 
 
 @contextlib.contextmanager
 def undecodable_caption(host: Host) -> Iterator[str]:
-    yield _submitted_with(host, {"noise.png": picture(7), "noise.txt": b"\xff\xfe\x00"})
+    pictures = {"noise.png": picture(7), "too.png": picture(8)}
+    captions = dict.fromkeys(("noise.txt", "too.txt"), b"\xff\xfe\x00")
+    yield _submitted_with(host, pictures | captions)
 
 
 def _submitted_with(host: Host, files: dict[str, bytes]) -> str:
-    """A run with these files beside good ones: it exists before they are verified."""
+    """A run with these files, most of all: it exists before they are verified."""
     dataset_id = host.ada.push({**host.files(), **files}, complete=False)
     run_id = host.submit(dataset_id)
     host.ada.complete(dataset_id)
