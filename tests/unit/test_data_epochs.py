@@ -238,7 +238,7 @@ def test_each_epoch_of_any_run_has_each_image_as_often_as_asked(
 
 
 @pytest.mark.deep
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(written(), st.randoms(use_true_random=False))
 def test_each_epoch_of_very_many_runs_has_each_image_as_often_as_asked(
     files: Files, rng: random.Random
