@@ -224,10 +224,15 @@ HELD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("name", "in_8bit", "held"),
     [
-        *(("attention", in_8bit, held) for in_8bit in (False, True) for held in HELD),
+        *(("attention", True, held) for held in HELD),
+        *(
+            # Both at the same time are below, and each alone is above.
+            pytest.param("attention", False, held, marks=pytest.mark.deep)
+            for held in ("conditioning", "some blocks")
+        ),
         ("all linears", True, "some blocks"),
         ("lora", False, "everything"),
-        *((name, False, "everything") for name in STREAMED if name != "attention"),
+        *((name, False, "everything") for name in STREAMED),
     ],
 )
 def test_a_step_computes_the_same_bits(name: str, in_8bit: bool, held: str) -> None:
