@@ -131,7 +131,7 @@ def test_captions_become_the_entries_that_the_library_makes(
         output=str(output),
     )
 
-    assert reply == {"ok": True, "size_bytes": output.stat().st_size}
+    assert reply == {"ok": True, "size_bytes": output.stat().st_size, "unusable": {}}
     encoders = load_text_encoders(
         tiny_models_dir / "hidream-tiny", torch.bfloat16, text_encoder_4="int8-quanto"
     )

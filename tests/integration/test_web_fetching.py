@@ -49,6 +49,33 @@ def test_a_file_comes_as_it_is_and_without_what_the_environment_knows(
     assert not {"Cookie", "Authorization", "Referer"} & headers.keys()
 
 
+@pytest.mark.parametrize(
+    ("host", "asked"),
+    [
+        ("bücher.test", "xn--bcher-kva.test"),
+        ("BÜCHER.test", "xn--bcher-kva.test"),
+        ("faß.test", "xn--fa-hia.test"),
+        ("例え。テスト", "xn--r8jz45g.xn--zckzah"),
+    ],
+)
+def test_a_host_that_is_no_ascii_is_looked_up_as_a_browser_does(
+    server: FileServer, tmp_path: Path, resolves: Callable[..., list[str]], host: str, asked: str
+) -> None:
+    server.files["/%C3%BC.png"] = File(body=BODY)
+    names = resolves([OWN])
+
+    found = get(f"http://{host}:{server.port}/ü.png", tmp_path / "out")
+
+    assert found.size_bytes == len(BODY)
+    assert names == [asked]
+    assert server.headers[0]["Host"] == f"{asked}:{server.port}"
+
+
+def test_a_host_that_is_no_name_or_is_private_in_other_letters_is_refused(tmp_path: Path) -> None:
+    assert "no address" in why("http://\u200d.test/", tmp_path / "out")
+    assert "no public address" in why("http://１２７.0.0.1/", tmp_path / "out")  # noqa: RUF001
+
+
 def test_redirects_are_followed_a_few_times(server: FileServer, tmp_path: Path) -> None:
     server.files["/5"] = File(body=BODY)
     for n in range(5):

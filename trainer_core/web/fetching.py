@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 import certifi
 import httpcore
+import idna
 
 from trainer_core.errors import Category, TrainerError
 from trainer_core.web.connecting import AddressRefusedError, CheckedNetwork, NameNotFoundError
@@ -151,8 +152,28 @@ def answered(
 
 
 def _quoted(url: str) -> str:
-    """The address with what is no ASCII percent-encoded, as a browser sends it."""
-    return quote(url.strip(), safe="%/:=&?~#+!$,;'@()*[]")
+    """The address as a browser sends it: its host in ASCII, the rest percent-encoded.
+
+    Raises FetchError.
+    """
+    return quote(_with_ascii_host(url.strip()), safe="%/:=&?~#+!$,;'@()*[]")
+
+
+def _with_ascii_host(url: str) -> str:
+    """The address with its host as name servers know it (UTS 46, not transitional)."""
+    if url.isascii():
+        return url
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        if host.isascii():
+            return url
+        host = idna.encode(host, uts46=True).decode()
+    except ValueError as error:  # of idna, too
+        raise FetchError(url, "it is no address") from error
+    user, at, _ = parts.netloc.rpartition("@")
+    netloc = f"{user}{at}{host}" + ("" if port is None else f":{port}")
+    return urlunsplit(parts._replace(netloc=netloc))
 
 
 def _check(at: str, asked: str) -> None:
