@@ -24,6 +24,7 @@ from services.store import (
     datasets,
     deletions,
     idempotency,
+    imports,
     members,
     metric_relays,
     monthly_usage,
@@ -41,6 +42,7 @@ from services.store import (
     runs,
     secrets,
     tenants,
+    unusable_entries,
     valid_keys,
     waiting,
     webhook_deliveries,
@@ -155,6 +157,8 @@ READS: dict[str, Call] = {
     "webhooks.lock": lambda c, r: webhooks.lock(c, r.ada, r.webhook.webhook_id),
     "tenants.get": lambda c, r: tenants.get(c, r.ada),
     "cache_entries.known": lambda c, r: cache_entries.known(c, r.ada, [entry_digest()]),
+    "imports.find": lambda c, r: imports.find(c, r.ada, [r.lonely_id]),
+    "unusable_entries.reasons": lambda c, r: unusable_entries.reasons(c, r.ada, ["e" * 64]),
     "waiting.of_new_run": lambda c, r: (
         (waiting.of_new_run(c, r.ada, "cpu", priority=0, silence=LIMIT).position or 0) > 1
     ),
@@ -184,6 +188,7 @@ WRITES: dict[str, Call] = {
     "datasets.complete": lambda c, r: datasets.complete(c, r.ada, r.dataset_id),
     "datasets.create": lambda c, r: datasets.create(c, r.ada, "photos", [FILE]),
     "datasets.touch": lambda c, r: datasets.touch(c, r.ada, r.dataset_id),
+    "imports.create": lambda c, r: imports.create(c, r.ada, r.dataset_id, {"type": "csv"}, "url"),
     "metric_relays.go_on": lambda c, r: metric_relays.go_on(c, r.ada, "my-wandb"),
     "idempotency.begin": lambda c, r: idempotency.begin(c, r.key, "f"),
     "idempotency.finish": lambda c, r: idempotency.finish(c, r.key, status=500, body={}),

@@ -25,6 +25,7 @@ from services.store import (
     quotas,
     run_control,
     secrets,
+    unusable_entries,
     webhook_deliveries,
     webhooks,
 )
@@ -102,6 +103,7 @@ def rows_of(database: Database) -> Rows:
             datasets.create(conn, tenant.tenant_id, "photos", [FILE, ADAPTER]) for _ in range(2)
         )
         imports.create(conn, tenant.tenant_id, lonely.dataset_id, {"type": "csv"}, "url,caption\n")
+        unusable_entries.record(conn, tenant.tenant_id, {"e" * 64: "black"})
         deletion, _ = deletions.delete_dataset(conn, tenant.tenant_id, deleted.dataset_id)
         webhook = webhooks.create(
             conn, tenant.tenant_id, url="https://example.com", events=None, seal=lambda _: ENVELOPE
