@@ -374,6 +374,10 @@ def _fill_every_table(ada: Deleting) -> None:
         ),
         "INSERT INTO tenant_storage (tenant_id, size_bytes) VALUES (%s, 1)",
         "INSERT INTO unusable_entries (tenant_id, digest, reason) VALUES (%s, 'a', 'black')",
+        (
+            "INSERT INTO dataset_imports (tenant_id, dataset_id, source) SELECT tenant_id,"
+            " dataset_id, '{}' FROM datasets WHERE tenant_id = %s ORDER BY dataset_id LIMIT 1"
+        ),
         "INSERT INTO rate_buckets (tenant_id, policy, tokens) VALUES (%s, 'create', 1)",
         (
             "INSERT INTO deletions (tenant_id, deletion_id, kind, target, status)"
