@@ -1,5 +1,6 @@
 """Prefixes of S3 buckets become folders of pictures: from Ceph RGW, and from answers of others."""
 
+import hashlib
 import ipaddress
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -466,3 +467,37 @@ def test_pages_of_a_listing_and_a_reply_that_is_cut(server: FileServer, tmp_path
     server.requests.clear()
     assert sorted(content(get(tmp_path, source, allowed=f"{OWN}/32"))) == ["1.png", "2.png"]
     assert server.requests == ["/pictures", "/pictures", "/pictures/2.png"]
+
+
+def test_equal_captions_equal_names_and_a_listing_that_is_cut(
+    server: FileServer, tmp_path: Path
+) -> None:
+    """Threads read the same text at once; and pictures that differ in their suffixes only."""
+    text = b"a photo of a dog, " * 20
+    names = ["0.jpg", *(f"{n}.png" for n in range(32))]
+    files = {name: picture(number) for number, name in enumerate(names)}
+    files |= {f"{n}.txt": text for n in range(32)}
+    server.files |= {f"/pictures/{key}": File(body=body) for key, body in files.items()}
+    listed = "".join(
+        f"<Contents><Key>{key}</Key><Size>{len(body)}</Size>"
+        f"<ETag>&quot;{hashlib.md5(body).hexdigest()}&quot;</ETag></Contents>"
+        for key, body in files.items()
+    )
+    page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>".encode()
+    whole = File(body=page)
+    server.files["/pictures"] = File(body=page[:99], declared_bytes=len(page), then=whole)
+    place = BucketSource(bucket="pictures", prefix="", endpoint=server.url(""), region=None, **KEYS)
+
+    found = get(tmp_path, source_of(place), allowed=f"{OWN}/32")
+
+    assert found.notes == ()
+    captions = [caption for _, caption in content(found).values()]
+    assert captions == [text.decode()] * len(names)
+    names_only = source_of(place, wants_captions=False)
+    assert set(content(get(tmp_path, names_only, allowed=f"{OWN}/32"))) == set(names)
+    server.requests.clear()
+    get(tmp_path, names_only, allowed=f"{OWN}/32")
+    assert server.requests == ["/pictures"]
+    server.files["/pictures"] = File(body=page[:99], declared_bytes=len(page))
+    again = get(tmp_path, names_only, allowed=f"{OWN}/32")
+    assert set(content(again)) == set(names), "what was fetched is used"

@@ -46,12 +46,7 @@ def fetch_bucket(
     Raises SourceError where the bucket cannot be read, and what ``store_rows`` raises.
     """
     name, facts = f"{place.bucket}-{place.prefix}", described(source)
-    with Bucket(
-        place,
-        allowed=around.allowed,
-        takes_own_keys=around.takes_own_keys,
-        max_file_bytes=source.max_file_bytes,
-    ) as bucket:
+    with Bucket(place, allowed=around.allowed, takes_own_keys=around.takes_own_keys) as bucket:
         for _ in range(_LISTINGS):
             try:
                 table = find_table(bucket, source, around.folders)

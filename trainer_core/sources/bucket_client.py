@@ -52,21 +52,19 @@ class Bucket:
         *,
         allowed: Sequence[Network],
         takes_own_keys: bool,
-        max_file_bytes: int,
     ) -> None:
         """
         Args:
             place: the bucket, and credentials if the configuration has some.
             allowed: networks that may be reached although they are not public.
             takes_own_keys: without credentials in ``place``, take those of this machine.
-            max_file_bytes: of an object that is read.
 
         Raises:
             SourceError: boto3 is not installed, or its configuration cannot be used.
         """
         self.place = place
         self._exchanges = Exchanges(allowed)
-        self._max_bytes = max(max_file_bytes, _MAX_LISTING_BYTES)
+        self._max_bytes = _MAX_LISTING_BYTES
         self._client, self.is_anonymous = _client_of(place, takes_own_keys=takes_own_keys)
         self._client.meta.events.register("before-send.s3", self._send)
         self._denied = 0
@@ -86,13 +84,14 @@ class Bucket:
                     )
 
     def read_to(self, found: BucketObject, to: Path, stopping: threading.Event) -> None:
-        """Write an object, tried several times where that may help.
+        """Write an object, tried several times where that may help; its size is for the caller.
 
         Raises:
             ChangedError: it is not what was listed any more.
             RowError: it cannot be read.
             SourceError: nothing of the bucket can be read.
         """
+        self._max_bytes = max(self._max_bytes, found.size_bytes)
         for number in range(1, _TRIES + 1):
             try:
                 self._read_once(found, to, stopping)
@@ -157,11 +156,12 @@ class Bucket:
         if self._denied >= _MAX_DENIED and not self._has_read.is_set():
             raise error_of_listing(error, self.place, is_anonymous=self.is_anonymous) from error
 
-    def _send(self, request: Any, **_: Any) -> Any:
+    def _send(self, request: Any, event_name: str, **_: Any) -> Any:
         """boto3 asks this before it would send a request by itself."""
         from botocore.awsrequest import AWSResponse  # noqa: PLC0415 - slow to import
         from botocore.exceptions import ConnectionClosedError  # noqa: PLC0415
 
+        is_of_object = event_name.endswith(".GetObject")
         try:
             answer = self._exchanges.send(
                 request.method,
@@ -169,8 +169,11 @@ class Bucket:
                 dict(request.headers.items()),
                 request.body or None,
                 timeout_s=_REQUEST_S + self._max_bytes / _SLOWEST_BYTES_S,
-                max_bytes=self._max_bytes,
+                max_bytes=self._max_bytes if is_of_object else _MAX_LISTING_BYTES,
             )
+            response = AWSResponse(request.url, answer.status, answer.headers, answer.body)
+            if not is_of_object:
+                _ = response.content  # read here, so that boto3 tries one that breaks off again
         except FetchError as error:
             if isinstance(error.__cause__, AddressRefusedError):
                 raise SourceError(
@@ -180,7 +183,7 @@ class Bucket:
             if error.retryable:  # which boto3 tries again
                 raise ConnectionClosedError(endpoint_url=request.url, request=None) from error
             raise UnreachableError(_again(error.message)) from error
-        return AWSResponse(request.url, answer.status, answer.headers, answer.body)
+        return response
 
     def __enter__(self) -> Self:
         return self

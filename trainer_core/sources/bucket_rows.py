@@ -1,6 +1,7 @@
 """The rows of a bucket's folder: each picture, and the captions beside it or in a table."""
 
 import hashlib
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -148,7 +149,8 @@ def _fetch_texts(
 
 def _read_text(work: Work, found: BucketObject) -> str | RowError | BadCaptionError:
     """The text of a caption file, or why there is none."""
-    draft = work.place.drafts / f"{token_of(found)}.txt"
+    # A name of its own: several threads may read texts of the same content.
+    draft = work.place.drafts / f"{os.urandom(8).hex()}.txt"
     name = found.key.removeprefix(work.bucket.place.prefix)
     try:
         if found.size_bytes > MAX_CAPTION_BYTES:

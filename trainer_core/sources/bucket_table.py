@@ -14,7 +14,7 @@ from trainer_core.paths import is_file, places_of
 from trainer_core.sources.bucket_client import Bucket, BucketObject
 from trainer_core.sources.errors import RowError, SourceError
 from trainer_core.sources.places import SourcePlace
-from trainer_core.sources.tables import captions_by_table, read_table
+from trainer_core.sources.tables import MAX_TABLE_BYTES, captions_by_table, read_table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +95,11 @@ def captions_in(
     if isinstance(found.at, Path):
         return NamedCaptions(name=found.at.name, table=table, captions=read_table(found.at, table))
     name = PurePosixPath(found.at.key).name
+    if found.at.size_bytes > MAX_TABLE_BYTES:
+        raise SourceError(
+            f"{name} of bucket {bucket.place.bucket} has more than {MAX_TABLE_BYTES:,} bytes"
+        )
+    place.check_space(found.at.size_bytes)
     file = place.drafts / f"table{PurePosixPath(name).suffix}"
     try:
         with writing(place.folder):

@@ -55,12 +55,13 @@ class _Rows:
     """Rows by key, by content, and by the large file that they came from."""
 
     def __init__(self) -> None:
-        self.by_key: dict[str, KnownRow] = {}
+        self.by_key: dict[tuple[str, str], KnownRow] = {}
+        """By key and token: files that differ in their suffixes only may have the same key."""
         self.by_token: dict[str, KnownRow] = {}
         self.by_shard: dict[str, dict[str, KnownRow]] = {}
 
-    def add(self, key: str, row: KnownRow) -> None:
-        self.by_key[key] = row
+    def add(self, row: KnownRow) -> None:
+        self.by_key[row.key, row.token] = row
         if row.token:
             self.by_token[row.token] = row
         oid, colon, _ = row.token.partition(":")
@@ -94,13 +95,13 @@ class SourcePlace:
 
     def known(self, key: str, token: str) -> KnownRow | None:
         """The row as an earlier fetch of this revision stored it; None where none did."""
-        row = self._known.by_key.get(key)
-        return row if row is not None and row.token == token else None
+        return self._known.by_key.get((key, token))
 
     def from_earlier(self, key: str, token: str) -> Path | None:
         """The picture of the row in an earlier revision, if that had the same content."""
-        row = self._earlier.by_token.get(token) if token else self._earlier.by_key.get(key)
-        return row.file if row is not None and row.token == token else None
+        known = self._earlier
+        row = known.by_token.get(token) if token else known.by_key.get((key, token))
+        return None if row is None else row.file
 
     def has_content(self, token: str) -> bool:
         """Whether a picture of this content is there, in this revision or an earlier one."""
@@ -119,7 +120,7 @@ class SourcePlace:
         line = json.dumps([key, token, name], ensure_ascii=False)
         with writing(self.folder), (self.folder / _ROWS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        self._known.add(key, KnownRow(key=key, token=token, file=self.files / name))
+        self._known.add(KnownRow(key=key, token=token, file=self.files / name))
 
     def check_space(self, needed_bytes: int = 0) -> None:
         """Raise DiskError where the disk has too little space left for what comes."""
@@ -204,21 +205,21 @@ def _rows_there(folders: Sequence[Path]) -> _Rows:
     """The rows of all these folders whose files are there."""
     rows = _Rows()
     for folder in folders:
-        for key, row in _rows_of(folder).items():
+        for row in _rows_of(folder).values():
             if row.file.is_file():
-                rows.add(key, row)
+                rows.add(row)
     return rows
 
 
 def _rows_of(folder: Path) -> dict[str, KnownRow]:
-    """What is recorded there; a line that a kill left half is none."""
+    """Name of a file → what is recorded of it; a line that a kill left half is none."""
     rows: dict[str, KnownRow] = {}
     with contextlib.suppress(OSError), (folder / _ROWS).open("rb") as file:
         for line in file:
             with contextlib.suppress(ValueError):
                 match json.loads(line):
                     case [str(key), str(token), str(name)]:
-                        rows[key] = KnownRow(key=key, token=token, file=folder / FILES / name)
+                        rows[name] = KnownRow(key=key, token=token, file=folder / FILES / name)
     return rows
 
 

@@ -12,7 +12,7 @@ from trainer_core.sources.captions import captions_of_row
 from trainer_core.sources.errors import SourceError
 from trainer_core.sources.parquet_rows import open_parquet
 
-_MAX_BYTES: Final = 4 << 30
+MAX_TABLE_BYTES: Final = 4 << 30
 _NAMES: Final = plain_backend("names", role="train", caption_strategy="filename")
 
 
@@ -72,8 +72,8 @@ def _rows(file: Path) -> list[Mapping[str, Any]]:
     if reader is None:
         raise SourceError(f"parquet.path names {file}: it has to be .parquet, .json or .jsonl")
     try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise SourceError(f"{file} has more than {_MAX_BYTES:,} bytes")
+        if file.stat().st_size > MAX_TABLE_BYTES:
+            raise SourceError(f"{file} has more than {MAX_TABLE_BYTES:,} bytes")
         rows = reader(file)
     except OSError as error:
         raise SourceError(f"{file}: {error.strerror}") from error
