@@ -153,6 +153,7 @@ def test_the_command_sends_the_backend_and_its_list_and_waits(fleet: Fleet, tmp_
         ({"csv": CSV, "files": [{"path": "a.jpg", "size_bytes": 1, "sha256": "0" * 64}]},
          "/csv", "there is no source"),
         ({"source": "csv"}, "/source", "dictionary"),
+        ({"source": {**HUB, "instance_prompt": "x" * 70_000}}, "/source", "65,536 characters"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_imported_is_refused_with_the_way_out(
