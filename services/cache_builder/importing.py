@@ -6,6 +6,7 @@ the position in the database behind them.
 """
 
 import hashlib
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -37,7 +38,12 @@ from trainer_core.config.simpletuner.remote_sources import list_suffix, remote_s
 from trainer_core.data.captions import decode_caption
 from trainer_core.errors import Category
 from trainer_core.faultpoints import fault_point
-from trainer_core.process.import_requests import FetchedFile, FetchReply, FetchRequest
+from trainer_core.process.import_requests import (
+    FetchedFile,
+    FetchReply,
+    FetchRequest,
+    cache_folder,
+)
 from trainer_core.sources.errors import UnreachableError
 from trainer_core.web.public_addresses import Network
 
@@ -50,7 +56,7 @@ _FREE_BYTES: Final = 2 << 30
 """Of scratch disk: a usual file of the Hub, and a portion. A larger one may fill it, and waits."""
 _UPLOADS_AT_ONCE: Final = 8
 _TRIES_OF_PASSING: Final = 3
-"""A portion of which no row could be fetched is tried so often where that may pass."""
+"""A portion of which most rows could not be fetched is tried so often where that may pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,8 +128,9 @@ class Importer:
                 outcome = self._reject(
                     work, failure.code, f"It cannot be imported: {failure.message}."
                 )
-            else:
-                outcome = self._postpone(work, failure.code)
+            else:  # such as a file for which the scratch disk is too small
+                self._empty_cache()
+                outcome = self._count_failure(work, failure.code, _failed_here(failure.message))
         except ChildLostError as error:
             outcome = self._count_failure(work, "fetcher_lost", _lost(str(error)))
         except Exception:  # one bad source must end with a reason, not be tried for ever
@@ -135,12 +142,13 @@ class Importer:
         """Import portions until the slice is over; the outcome, for the metric."""
         ends_s = time.monotonic() + self.slice_s
         while True:
-            if not self.scratch.has_space(self.free_bytes):
+            if not self._has_space():
                 return self._postpone(work, "scratch_full")
             with self.scratch.work_folder("import") as folder:
                 reply = self._fetch(work, folder)
                 if _should_wait(work, reply):
-                    message = f"no row can be fetched now, such as {reply.left_out[0].message}"
+                    first = next(row for row in reply.left_out if row.may_pass)
+                    message = f"most rows cannot be fetched now, such as {first.message}"
                     return self._count_failure(work, "rows_unreachable", _unreachable(message))
                 advanced = self._store(work, reply)
             if advanced is None:
@@ -154,6 +162,19 @@ class Importer:
                 with self.database.transaction() as conn:
                     imports.put_back(conn, work)
                 return "advanced"
+
+    def _has_space(self) -> bool:
+        """Whether a portion has room; what is kept for later requests makes way for it."""
+        if not self.scratch.has_space(self.free_bytes):
+            self._empty_cache()
+        return self.scratch.has_space(self.free_bytes)
+
+    @property
+    def _cache(self) -> Path:
+        return self.scratch.folder / "import-cache"
+
+    def _empty_cache(self) -> None:
+        shutil.rmtree(self._cache, ignore_errors=True)
 
     def _fetch(self, work: Import, folder: Path) -> FetchReply:
         """The next rows; a row that ends the process is left out."""
@@ -171,7 +192,8 @@ class Importer:
                 # Raises ChildLostError where the process cannot start at all.
                 reply = self.fetcher.request(none, FetchReply)
         if reply.list_file is not None:
-            content = Path(reply.list_file).read_text(encoding="utf-8-sig", errors="replace")
+            # Not as text: the ends of lines in captions are part of the list's revision.
+            content = Path(reply.list_file).read_bytes().decode("utf-8-sig", errors="replace")
             with self.database.transaction() as conn:
                 imports.keep_list(conn, work, content.replace("\0", ""))
         return reply
@@ -190,7 +212,7 @@ class Importer:
                 "source": work.source,
                 "list_file": None if list_file is None else str(list_file),
                 "position": work.position,
-                "cache": _new(self.scratch.folder, "import-cache"),
+                "cache": _new(self.scratch.folder, self._cache.name),
                 "folder": _new(folder, "files"),
                 "allowed": [str(each) for each in self.networks],
                 "max_rows": self.size.rows,
@@ -226,6 +248,7 @@ class Importer:
     def _finish(self, work: Import) -> str:
         with self.database.transaction() as conn:
             imports.finish(conn, work)
+        self._forget_source(work)
         log.info(
             "dataset_imported",
             dataset_id=work.dataset_id,
@@ -239,7 +262,11 @@ class Importer:
         log.warning("import_rejected", dataset_id=work.dataset_id, code=code)
         with self.database.transaction() as conn:
             imports.reject(conn, work, Problem(pointer="", code=code, message=message))
+        self._forget_source(work)
         return "rejected"
+
+    def _forget_source(self, work: Import) -> None:
+        shutil.rmtree(cache_folder(self._cache, work.source), ignore_errors=True)
 
     def _postpone(self, work: Import, reason: str) -> str:
         log.warning("import_postponed", dataset_id=work.dataset_id, reason=reason)
@@ -264,6 +291,13 @@ def _unreachable(message: str) -> str:
     return f"The source could not be reached for about half an hour: {message}. Import it again."
 
 
+def _failed_here(message: str) -> str:
+    return (
+        f"The service failed several times to fetch it: {message} Import it again later, or fetch "
+        "it on your machine with `reverie datasets push CONFIG --backend ID`."
+    )
+
+
 def _lost(message: str) -> str:
     return (
         f"The process that fetches this source ended several times: {message}. `reverie datasets "
@@ -272,13 +306,10 @@ def _lost(message: str) -> str:
 
 
 def _should_wait(work: Import, reply: FetchReply) -> bool:
-    """Whether no row could be fetched, for reasons that may pass: the network may be down."""
-    return (
-        not reply.files
-        and bool(reply.left_out)
-        and all(row.may_pass for row in reply.left_out)
-        and work.failures <= _TRIES_OF_PASSING
-    )
+    """Whether most rows could not be fetched, for reasons that may pass, such as the network."""
+    passing = sum(row.may_pass for row in reply.left_out)
+    others = len(reply.left_out) - passing + sum(file.media == "image" for file in reply.files)
+    return passing > others and work.failures <= _TRIES_OF_PASSING
 
 
 def _about_use(work: Import, *, is_last: bool) -> Problem | None:

@@ -50,7 +50,7 @@ def _list(source: PictureSource, config_dir: Path) -> str:
     assert isinstance(source.place, CsvSource)
     try:
         file = local_file(source.place.file, "csv_file", search_folders(config_dir, Path.cwd()))
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig")  # captions keep the ends of their lines
     except SourceError as error:
         raise CommandError(error.message) from error
     except UnicodeDecodeError as error:

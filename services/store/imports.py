@@ -232,6 +232,7 @@ WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND path = found
 _GROW: Final = """
 UPDATE datasets SET size_bytes = size_bytes + %(size_bytes)s
 WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s
+    AND status = 'uploading' AND deleted_at IS NULL
 """
 
 
@@ -255,9 +256,8 @@ def advance(conn: Connection, work: Import, portion: Portion, *, rules: int) -> 
     }
     with conn.cursor(row_factory=class_row(Import)) as cursor:
         advanced = cursor.execute(_ADVANCE, facts).fetchone()
-    if advanced is None:
+    if advanced is None or not conn.execute(_GROW, facts).rowcount:
         return None
-    conn.execute(_GROW, facts)
     found = [(f.path, f.width_px, f.height_px, f.lit, f.text, rules) for f in portion.facts]
     conn.execute(_SET_FACTS, {**facts, "found": json.dumps(found)})
     return advanced

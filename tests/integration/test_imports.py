@@ -327,7 +327,7 @@ def test_a_network_that_is_down_is_waited_for(
 ) -> None:
     urls = served(web, range(3))
     files = dict(web.files)
-    web.files = dict.fromkeys(files, File(status=503))
+    web.files = {**dict.fromkeys(files, File(status=503)), "/0.png": files["/0.png"]}
     dataset_id = started(tenant_db, csv_list(urls))
     importer.answer_ring(tenant_db.tenant_id, dataset_id)
     state = seen(tenant_db, dataset_id)[1]
@@ -337,11 +337,75 @@ def test_a_network_that_is_down_is_waited_for(
     assert seen(tenant_db, dataset_id)[1].pictures == 3
 
 
+def test_a_list_without_the_column_is_told_without_a_path_of_the_builder(
+    tenant_db: TenantDatabase, importer: Importer
+) -> None:
+    dataset_id = started(tenant_db, "a,b\n1,2\n")
+    rung(importer, tenant_db, dataset_id)
+    message = seen(tenant_db, dataset_id)[0].errors[0]["message"]
+    assert message.startswith("It cannot be imported: the list has no column url (csv_url_column)")
+
+
+def test_files_that_are_kept_make_way_for_a_portion(
+    tenant_db: TenantDatabase, web: FileServer, importer: Importer
+) -> None:
+    dataset_id = started(tenant_db, csv_list(served(web, range(3))))
+    kept = importer.scratch.folder / "import-cache" / "other" / "file"
+    kept.parent.mkdir(parents=True)
+    with kept.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 512 << 20)
+    disk = os.statvfs(kept)
+    free_bytes = disk.f_bavail * disk.f_frsize + (256 << 20)
+    rung(replace(importer, free_bytes=free_bytes), tenant_db, dataset_id)
+    assert seen(tenant_db, dataset_id)[1].pictures == 3
+    assert not kept.exists()
+
+
+def test_a_file_that_never_fits_on_the_disk_ends_the_import(
+    tenant_db: TenantDatabase, web: FileServer, importer: Importer
+) -> None:
+    web.files["/large.png"] = File(body=bytes(100_000))
+    dataset_id = started(tenant_db, csv_list([web.url("/large.png")]))
+    command = ("sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *FETCH)
+    with RequestChild(command, env=os.environ) as child:
+        small = replace(importer, fetcher=child)
+        small.answer_ring(tenant_db.tenant_id, dataset_id)
+        assert seen(tenant_db, dataset_id)[1].failures == 1
+        with tenant_db.database.transaction() as conn:
+            failures = imports.MAX_FAILURES - 1
+            conn.execute("UPDATE dataset_imports SET failures = %s", (failures,))
+        small.answer_ring(tenant_db.tenant_id, dataset_id)
+    dataset, state = seen(tenant_db, dataset_id)
+    assert (dataset.status, state.status) == ("rejected", "failed")
+    assert dataset.errors[0]["code"] == "disk_full"
+
+
+def test_a_portion_that_ends_after_its_dataset_expired_uses_no_storage(
+    tenant_db: TenantDatabase,
+) -> None:
+    dataset_id = started(tenant_db, csv_list(["https://example.org/1.png"]))
+    new = datasets.NewFile(path="1.png", media="image", size_bytes=9, sha256="0" * 64)
+    portion = imports.Portion(
+        files=[new], facts=[], left_out=[], position={"row": 1}, rows_done=1, rows_total=1
+    )
+    with tenant_db.database.transaction() as conn:
+        work = imports.take(conn, tenant_db.tenant_id, dataset_id)
+        assert work is not None
+        assert imports.declare(conn, work, portion, Quotas())
+    with tenant_db.database.transaction() as conn:
+        conn.execute("UPDATE datasets SET updated_at = updated_at - interval '1 day'")
+        assert abandoned_uploads.expire(conn, after=timedelta(hours=1), limit=9) == 1
+    with tenant_db.database.transaction() as conn:
+        assert imports.advance(conn, work, portion, rules=1) is None
+        assert conn.execute("SELECT size_bytes FROM datasets").fetchone() == (0,)
+
+
 def test_a_list_at_an_address_is_read_once(
     tenant_db: TenantDatabase, web: FileServer, importer: Importer
 ) -> None:
     urls = served(web, range(4))
-    web.files["/list.csv"] = File(body=b"\xef\xbb\xbf" + csv_list(urls).encode())
+    listed = csv_list(urls).replace("picture 0", '"two\r\nlines"')
+    web.files["/list.csv"] = File(body=b"\xef\xbb\xbf" + listed.encode())
     dataset_id = started(tenant_db, type="csv", csv_file=web.url("/list.csv"))
     importer.answer_ring(tenant_db.tenant_id, dataset_id)
     web.files["/list.csv"] = File(body=csv_list(urls[::-1]).encode())

@@ -4,7 +4,6 @@ It runs in a process that may crash, which has the network and no credential of 
 are decoded here, too, one at a time.
 """
 
-import hashlib
 import os
 import resource
 import shutil
@@ -32,6 +31,7 @@ from trainer_core.process.import_requests import (
     FetchRequest,
     LeftOut,
     PositionDocument,
+    cache_folder,
 )
 from trainer_core.process.requests import answer_requests, open_replies
 from trainer_core.sources.csv_list import download
@@ -194,7 +194,7 @@ def _list_of(
 
 def _cache_for(root: Path, backend: Mapping[str, JsonValue]) -> Path:
     """The folder of this source; those of the sources that were not used for longest go."""
-    own = root / hashlib.sha256(digest_of(dict(backend)).encode()).hexdigest()[:24]
+    own = cache_folder(root, backend)
     own.mkdir(parents=True, exist_ok=True)
     os.utime(own)
     others = sorted(root.iterdir(), key=lambda each: each.stat().st_mtime_ns, reverse=True)

@@ -1,11 +1,18 @@
 """Requests to the process that fetches parts of a source: `python -m trainer_core fetch`."""
 
-from typing import Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from trainer_core.config.plan.frozen import Frozen, Many
+from trainer_core.config.plan.frozen import Frozen, Many, digest_of
 from trainer_core.data.mask_levels import Lit
+
+
+def cache_folder(root: Path, source: Mapping[str, Any]) -> Path:
+    """The folder of a source in ``FetchRequest.cache``."""
+    return root / digest_of(dict(source))[:24]
 
 
 class PositionDocument(Frozen):

@@ -22,43 +22,49 @@ _MAX_LIST_BYTES: Final = 2 << 30
 _MAX_FIELD_CHARACTERS: Final = 1 << 20
 
 
-def read_list(file: Path, source: CsvSource) -> dict[str, str]:
+def read_list(file: Path, source: CsvSource, *, shown: str | None = None) -> dict[str, str]:
     """Address → caption, in the order of the list; of equal addresses the last one counts.
+
+    Args:
+        file: the list.
+        source: names its columns.
+        shown: what messages call it; None: by its path.
 
     Raises SourceError where the file cannot be read or lacks a column.
     """
+    name = str(file) if shown is None else shown
     csv.field_size_limit(_MAX_FIELD_CHARACTERS)
     found: dict[str, str] = {}
     try:
         if file.stat().st_size > _MAX_LIST_BYTES:
-            raise SourceError(f"{file} has more than {_MAX_LIST_BYTES:,} bytes: cut it")
+            raise SourceError(f"{name} has more than {_MAX_LIST_BYTES:,} bytes: cut it")
         with file.open(encoding="utf-8-sig", newline="") as opened:
             rows = csv.DictReader(opened, delimiter="\t" if file.suffix == ".tsv" else ",")
-            _check_columns(file, rows.fieldnames or (), source)
+            _check_columns(name, rows.fieldnames or (), source)
             for row in rows:
                 url = (row[source.url_column] or "").strip()
                 if url:
                     found.pop(url, None)
                     found[url] = row.get(source.caption_column) or ""
     except OSError as error:
-        raise SourceError(f"{file}: {error.strerror}") from error
+        raise SourceError(f"{name}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SourceError(
-            f"{file} is not UTF-8 text (byte {error.start}): save it as such"
+            f"{name} is not UTF-8 text (byte {error.start}): save it as such"
         ) from error
     except csv.Error as error:
-        raise SourceError(f"{file} is no CSV: {error}") from error
+        raise SourceError(f"{name} is no CSV: {error}") from error
     return found
 
 
-def _check_columns(file: Path, columns: Sequence[str], source: CsvSource) -> None:
+def _check_columns(name: str, columns: Sequence[str], source: CsvSource) -> None:
     for option, column in (
         ("csv_url_column", source.url_column),
         ("csv_caption_column", source.caption_column),
     ):
         if column not in columns:
             shown = ", ".join(str(each) for each in columns)[:300] or "none"
-            raise SourceError(f"{file} has no column {column} ({option}); its columns: {shown}")
+            raise SourceError(f"{name} has no column {column} ({option}); its columns: {shown}")
 
 
 def rows_of_list(

@@ -112,7 +112,7 @@ def open_source(source: PictureSource, revision: str | None, around: Reading) ->
     match source.place:
         case CsvSource():
             assert around.list_file is not None
-            listed = limited(read_list(around.list_file, source.place), source)
+            listed = limited(read_list(around.list_file, source.place, shown="the list"), source)
             own = hashlib.sha256()
             for each in listed.items():
                 own.update(json.dumps(each).encode())
