@@ -210,13 +210,17 @@ def test_unknown_keys_and_ids_are_refused_in_one_line(reverie: CommandLine) -> N
     reverie("runs", "submit", "--config=.", "--dataset=nonsense", status=2)
 
 
-def test_a_truncated_image_is_named(client: Client, tmp_path: Path) -> None:
+def test_truncated_images_are_named(client: Client, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
-    (tmp_path / "truncated.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
+    truncated = (tmp_path / "good.png").read_bytes()[:60]
+    (tmp_path / "truncated.png").write_bytes(truncated)
+    dataset = push_folder(client, tmp_path, "half")
+    assert [each["pointer"] for each in dataset["left_out"]] == ["truncated.png"]
+    (tmp_path / "short.png").write_bytes(truncated)
     with pytest.raises(DatasetRejectedError) as caught:
-        push_folder(client, tmp_path, "truncated")
-    assert [error.pointer for error in caught.value.errors] == ["truncated.png"]
-    assert "truncated.png" in str(caught.value)
+        push_folder(client, tmp_path, "more than half")
+    assert {error.pointer for error in caught.value.errors} == {"", "short.png", "truncated.png"}
+    assert "short.png" in str(caught.value)
 
 
 def test_equal_files_of_a_folder_are_all_in_its_dataset(client: Client, tmp_path: Path) -> None:
