@@ -1,11 +1,13 @@
 """Tar files become folders of pictures: those of this machine, at addresses, and on the Hub."""
 
+import gzip
 import io
 import ipaddress
 import json
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +224,8 @@ def _header_that_leads_back() -> bytes:
     ("body", "pictures", "words"),
     [
         (tar_of({"1.png": picture(1), "2.png": picture(2)})[:1200], 1, "it ends early"),
-        (b"\x1f\x8b" + bytes(2000), 0, "no whole tar file"),
+        (gzip.compress(tar_of({"1.png": picture(1)})), 0, "it is compressed"),
+        (tar_of({"1.png": picture(1)}) * 2, 1, "more behind its end, as in joined tar files"),
         (b"", 0, "empty file"),
         (_huge_pax_header(), 0, "a header is too long"),
         (_header_that_leads_back(), 1, "no whole tar file"),
@@ -362,8 +365,19 @@ def test_a_large_download_goes_on_where_it_stopped(
     fetch(seen.append)
     assert to.read_bytes() == body
     to.unlink()
-    server.files["/a"] = File(body=body[:9], declared_bytes=len(body), headers={"ETag": '"2"'})
     monkeypatch.setattr("trainer_core.web.resuming._FIRST_WAIT_S", 0.001)
+    whole = File(body=body, headers={"ETag": '"1"'})
+    for answer in (
+        File(status=416),  # what is there is all, or more
+        File(status=206, headers={"Content-Range": f"bytes 9-99/{len(body)}", "ETag": '"2"'}),
+        File(status=206, headers={"Content-Range": "bytes 9-99/100", "ETag": '"1"'}),
+    ):
+        (tmp_path / "a.part").write_bytes(b"x" * 9)
+        server.files["/a"] = replace(answer, then=whole)
+        fetch(seen.append)
+        assert to.read_bytes() == body
+        to.unlink()
+    server.files["/a"] = File(body=body[:9], declared_bytes=len(body), headers={"ETag": '"2"'})
     server.requests.clear()
     with pytest.raises(FetchError, match="connection broke"):
         fetch(seen.append)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +32,8 @@ _MAX_HEADER_BYTES: Final = 1 << 20
 _MAX_JSON_BYTES: Final = 4 << 20
 _MAX_NAME_CHARACTERS: Final = 4096
 _PIECE_BYTES: Final = 1 << 20
+_COMPRESSED: Final = re.compile(rb"\x1f\x8b|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd")
+"""How files of gzip, bzip2, xz and zstd begin; a tar file begins with a member's name."""
 _CAPTION_FIELDS: Final = CaptionColumns(
     columns=(
         *("caption", "captions", "text", "txt", "description", "descriptions", "prompt"),
@@ -199,6 +202,8 @@ def _is_longer(member: Member, key: str) -> bool:
 def _members(file: Path) -> Iterator[Member]:
     """The plain files with names that stay in a folder; raises tarfile's errors and ValueError."""
     size_bytes = file.stat().st_size
+    if _is_compressed(file):
+        raise tarfile.ReadError("it is compressed")
     with file.open("rb") as opened, tarfile.open(fileobj=_Headers(opened), mode="r:") as tar:
         last = -1
         for info in tar:
@@ -214,6 +219,13 @@ def _members(file: Path) -> Iterator[Member]:
         opened.seek(tar.offset)  # tarfile takes any header that it cannot read for the end
         if any(opened.read(tarfile.BLOCKSIZE)):
             raise tarfile.ReadError("it ends early, or a header is damaged")
+        if any(piece.strip(b"\0") for piece in iter(partial(opened.read, _PIECE_BYTES), b"")):
+            raise tarfile.ReadError("there is more behind its end, as in joined tar files")
+
+
+def _is_compressed(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return _COMPRESSED.match(opened.read(10)) is not None
 
 
 class _Content:

@@ -21,6 +21,7 @@ _FIRST_WAIT_S: Final = 0.5
 _SLOWEST_BYTES_S: Final = 64 << 10
 _NO_HEAD: Final = frozenset({403, 405, 501})
 """Statuses of servers, and of signed addresses, that answer GET only."""
+_NO_SUCH_PART: Final = 416
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,11 +107,12 @@ def _go_on(
         headers += [("Range", f"bytes={there}-"), ("If-Range", remote.mark)]
     timeout_s = 60 + (remote.size_bytes or max_bytes) / _SLOWEST_BYTES_S
     limits = FetchLimits(max_bytes=max_bytes, timeout_s=timeout_s)
-    asked = answered("GET", remote.url, headers, limits, allowed=allowed, expected=(200, 206))
+    expected = (200, 206, _NO_SUCH_PART) if there else (200,)
+    asked = answered("GET", remote.url, headers, limits, allowed=allowed, expected=expected)
     with asked as (answer, at):
-        is_rest = answer.status == 206
-        if is_rest and not header_of(answer, b"content-range").startswith(f"bytes {there}-"):
-            draft.unlink(missing_ok=True)
+        is_rest = answer.status != 200
+        if is_rest and not _is_rest_of(remote, there, answer):
+            draft.unlink(missing_ok=True)  # else it would be asked for the same again
             raise FetchError(at, "the server sends another part than was asked for", may_pass=True)
         size_bytes = there if is_rest else 0
         declared = header_of(answer, b"content-length")
@@ -127,6 +129,18 @@ def _go_on(
     if wanted_bytes is not None and size_bytes != wanted_bytes:
         why = f"{size_bytes:,} of {wanted_bytes:,} bytes came"
         raise FetchError(remote.url, why, may_pass=True)
+
+
+def _is_rest_of(remote: Remote, there: int, answer: httpcore.Response) -> bool:
+    """Whether an answer is the rest of the same file; some servers do not look at If-Range."""
+    part, _, whole = header_of(answer, b"content-range").partition("/")
+    kind = b"last-modified" if remote.mark.endswith("GMT") else b"etag"
+    return (
+        answer.status == 206
+        and part.startswith(f"bytes {there}-")
+        and (not remote.size_bytes or whole in ("*", str(remote.size_bytes)))
+        and header_of(answer, kind) in ("", remote.mark)
+    )
 
 
 def _described(url: str, answer: httpcore.Response) -> Remote:
