@@ -30,7 +30,8 @@ from trainer_core.progress import SilentReporter
 from trainer_core.sources.errors import SourceError, UnreachableError
 from trainer_core.sources.fetching import FetchedSource, fetch_source
 from trainer_core.sources.surroundings import Surroundings
-from trainer_core.sources.tar_places import captions_in_index, expanded_braces
+from trainer_core.sources.tar_names import expanded_braces
+from trainer_core.sources.tar_places import captions_in_index
 from trainer_core.web.fetching import FetchError
 from trainer_core.web.resuming import Remote, fetch_on
 
@@ -86,6 +87,14 @@ def content(found: FetchedSource) -> dict[str, tuple[bytes, str]]:
         for file in sorted(found.folder.rglob("*"))
         if file.is_file() and file.suffix != ".txt"
     }
+
+
+class Heard(SilentReporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
 
 
 @pytest.fixture
@@ -443,6 +452,25 @@ def test_datasets_of_the_hub(
     with pytest.raises(UnreachableError):
         get(tmp_path / "new", place)
     assert get(tmp_path, place) == found
+
+
+def test_files_of_one_name_in_several_places(server: FileServer, tmp_path: Path) -> None:
+    for n, folder in enumerate("ab"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        body = tar_of({"1.png": picture(n)})
+        (tmp_path / "data" / folder / "0.tar").write_bytes(body)
+        server.files[f"/{folder}/0.tar"] = File(body=body, headers={"ETag": f'"{folder}"'})
+    (tmp_path / "data/a/0.json").write_text('{"samples": 1}')  # of some other program
+    both = {"a-0/1": (picture(0), ""), "b-0/1": (picture(1), "")}
+    seen = Heard()
+
+    assert content(get(tmp_path, place_of("data/{a,b,a}/0.tar"), seen)) == both
+    assert content(get(tmp_path, place_of(server.url("/{a,b}/0.tar")))) == both
+    by_query = get(tmp_path, place_of(server.url("/a/0.tar?part={0..2}")))
+    assert [body for body, _ in content(by_query).values()] == [picture(0)] * 3
+    assert "part" not in "".join(content(by_query))
+    (line,) = [text for text in seen.lines if "no index" in text]
+    assert line.startswith("0.json is no index of a tar file")
 
 
 def test_names_of_several_files() -> None:

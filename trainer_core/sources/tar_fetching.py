@@ -97,7 +97,8 @@ def open_tars(
         if (fault := found.faults.get(shard.name)) is not None:
             return missing_tar(shard, fault)
         index = found.indexes.get(shard.name)
-        captions = {} if index is None else read_index(index, way)
+        is_named = place.metadata is not None
+        captions = {} if index is None else read_index(index, way, is_named=is_named)
         return open_tar(shard, file, keys[shard.name], rules, captions)
 
     return ShardSplit(

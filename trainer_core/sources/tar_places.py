@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, product
-from os.path import commonpath
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -31,17 +29,15 @@ from trainer_core.sources.errors import SourceError, UnreachableError
 from trainer_core.sources.hub import Commit, files_of, newest_commit, obtain
 from trainer_core.sources.hub_layout import HubFile
 from trainer_core.sources.surroundings import Surroundings
+from trainer_core.sources.tar_names import expanded_braces, names_of_addresses, names_of_files
 from trainer_core.sources.tars import captions_in_json
 from trainer_core.web.fetching import FetchError
 from trainer_core.web.resuming import Remote, ask, fetch_on
 
 _TAR: Final = ".tar"
 _INDEX: Final = ".json"
-_MAX_TARS: Final = 100_000
 _MAX_INDEX_BYTES: Final = 512 << 20
 _THREADS: Final = 8
-_BRACES: Final = re.compile(r"\{([^{}]{1,1000})\}")
-_RANGE: Final = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _DATASET: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
@@ -134,8 +130,12 @@ def _indexes_at(
     )
 
 
+class NoIndexError(SourceError):
+    """A JSON file is no index of a tar file."""
+
+
 def captions_in_index(body: bytes, name: str) -> dict[str, Any]:
-    """Member → its captions, of an index; raises SourceError where it is none."""
+    """Member → its captions, of an index; raises NoIndexError where it is none."""
     try:
         read = json.loads(body)
         files = read["files"]
@@ -145,7 +145,7 @@ def captions_in_index(body: bytes, name: str) -> dict[str, Any]:
             else list(files)
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise SourceError(
+        raise NoIndexError(
             f"{name} is no index of a tar file: it has to be a JSON object with files"
         ) from error
     found: dict[str, Any] = {}
@@ -160,36 +160,23 @@ def captions_in_index(body: bytes, name: str) -> dict[str, Any]:
     return found
 
 
-def read_index(found: Findable, way: OnTheWay) -> dict[str, Any]:
-    """The captions in an index; raises SourceError."""
+def read_index(found: Findable, way: OnTheWay, *, is_named: bool) -> dict[str, Any]:
+    """The captions in an index; raises SourceError.
+
+    ``is_named``: that it is one; else a JSON file that is something else has no captions.
+    """
     if found.size_bytes > _MAX_INDEX_BYTES:
         raise SourceError(f"{found.name} has {found.size_bytes:,} bytes, more than are read")
     file = found.have(way)
     try:
         return captions_in_index(file.read_bytes(), found.name)
+    except NoIndexError as error:
+        if is_named:
+            raise
+        way.reporter.log(f"{error.message}; nothing is read from it")
+        return {}
     finally:
         file.unlink(missing_ok=True)
-
-
-def expanded_braces(text: str) -> list[str]:
-    """``a{00..11}.tar`` and ``{x,y}`` as shells have them; raises SourceError for too many."""
-    parts = _BRACES.split(text)
-    choices = [[part] if number % 2 == 0 else _choices(part) for number, part in enumerate(parts)]
-    found = ["".join(each) for each in islice(product(*choices), _MAX_TARS + 1)]
-    if len(found) > _MAX_TARS:
-        raise SourceError(f"source names more than {_MAX_TARS:,} tar files")
-    return found
-
-
-def _choices(part: str) -> list[str]:
-    between = _RANGE.fullmatch(part)
-    if between is None:
-        return part.split(",") if "," in part else [f"{{{part}}}"]
-    first, last = int(between[1]), int(between[2])
-    if abs(last - first) > _MAX_TARS:
-        raise SourceError(f"source names more than {_MAX_TARS:,} tar files")
-    step = 1 if first <= last else -1
-    return [f"{n:0{len(between[1])}d}" for n in range(first, last + step, step)]
 
 
 def _is_address(text: str) -> bool:
@@ -207,15 +194,16 @@ def _in_folders(name: str, folders: Sequence[Path]) -> list[Findable] | None:
         )
         files = sorted(each for each in below if is_file(each))
         return [_local(each, each.relative_to(folder).as_posix()) for each in files]
-    found: list[Findable] = []
+    named: list[Path] = []
     for each in expanded_braces(name):
         file = next((p for p in places_of(each, folders) if is_file(p)), None)
-        if file is None and not found:
+        if file is None and not named:
             return None
         if file is None:
             raise SourceError(f"source names {each[:200]}, which is not there")
-        found.append(_local(file, file.name))
-    return found
+        named.append(file.absolute())
+    names = names_of_files([file.as_posix() for file in named])
+    return [_local(file, each) for file, each in zip(named, names, strict=True)]
 
 
 def _local(file: Path, name: str) -> Findable:
@@ -248,7 +236,7 @@ def _place_of(way: OnTheWay, token: str, suffix: str) -> Path:
 def _at_addresses(text: str, around: Surroundings) -> tuple[list[Findable], dict[str, str]]:
     """The tar files of a pattern of addresses, and those that are not there."""
     urls = expanded_braces(text)
-    names = _names_of(urls)
+    names = names_of_addresses(urls)
     found: list[Findable] = []
     faults: dict[str, str] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -259,14 +247,6 @@ def _at_addresses(text: str, around: Surroundings) -> tuple[list[Findable], dict
             else:
                 faults[name] = answer.message
     return found, faults
-
-
-def _names_of(urls: Sequence[str]) -> list[str]:
-    """Paths of addresses, without the folders that all of them have."""
-    parts = [PurePosixPath(urlsplit(url).path).parts for url in urls]
-    shared = commonpath(["/".join(each[:-1]) or "." for each in parts])
-    start = len(PurePosixPath(shared).parts)
-    return ["/".join(each[start:]) for each in parts]
 
 
 def _asked(url: str, around: Surroundings) -> Remote | FetchError:
