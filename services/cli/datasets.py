@@ -167,9 +167,9 @@ def import_(
 ) -> None:
     """Have the service fetch the pictures and captions of a data backend that are elsewhere.
 
-    A list of addresses, or a public dataset of the Hub. Runs may name the
-    dataset at once. What needs a token is fetched on this machine by
-    `reverie datasets push CONFIG --backend ID`.
+    A list of addresses, a public dataset of the Hub, or tar files at
+    addresses or there. Runs may name the dataset at once. What needs a token
+    is fetched on this machine by `reverie datasets push CONFIG --backend ID`.
     """
     from services.cli.source_imports import source_to_import
 

@@ -31,6 +31,7 @@ from trainer_core.data.several_crops import crop_cost_warnings
 from trainer_core.data.small_buckets import small_bucket_warnings
 from trainer_core.data.subset import subset_of
 from trainer_core.errors import BadImageError
+from trainer_core.in_words import counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,8 +227,8 @@ def usable_of(
             warnings += broken.warnings()
         if some := [reasons[0] for path, reasons in why.items() if path in used]:
             warnings.append(
-                f"{each.backend.id}: crops of {len(some)} images cannot be used and are left out, "
-                f"their other crops stay: {some_of(some)}."
+                f"{each.backend.id}: crops of {counted(len(some), 'image')} cannot be used and are "
+                f"left out, other crops stay: {some_of(some)}."
             )
         rest.append(replace(each, items=[item for item in each.items if item.path in used]))
         samples += found

@@ -26,18 +26,18 @@ def crop_cost_warnings(
     for backend, items in used:
         if backend.crops_per_image == 1:
             continue
-        crops = [
-            crop
-            for item in items
-            for crop in geometries_of(item.width_px, item.height_px, backend, max_px, item.sha256)
-        ]
-        size = _size(_LATENTS_BYTES_A_PX * sum(c.width_px * c.height_px for c in crops))
-        fewer = ""
-        if len(crops) < backend.crops_per_image * len(items):
+        number, area_px = 0, 0
+        for item in items:
+            sides_px = item.width_px, item.height_px
+            crops = geometries_of(*sides_px, backend, max_px, item.sha256)
+            number += len(crops)
+            area_px += len(crops) * crops[0].width_px * crops[0].height_px
+        size, fewer = _size(_LATENTS_BYTES_A_PX * area_px), ""
+        if number < backend.crops_per_image * len(items):
             fewer = " Images that are hardly larger than their bucket have fewer."
         warnings.append(
             f"{backend.id}: with crops_per_image {backend.crops_per_image}, {len(items):,} images "
-            f"have {len(crops):,} crops, whose latents take {size} of the cache.{fewer}"
+            f"have {number:,} crops, whose latents take {size} of the cache.{fewer}"
         )
     return warnings
 
