@@ -57,6 +57,20 @@ def test_secrets_are_not_taken(key: str) -> None:
     assert "reverie datasets push" in message
 
 
+def test_passwords_in_addresses_are_not_taken() -> None:
+    at = "https://ada:not-for-eyes@example.org/a"
+    tars = {"type": "webshart", "source": "a/b"}
+    for option, backend in (
+        ("csv_file", {"type": "csv", "csv_file": at}),
+        ("source", {**tars, "source": at}),
+        ("metadata", {**tars, "metadata": at}),
+    ):
+        message = problems(backend)[f"/{option}"]
+        assert message.startswith(f"{option} has a user or a password")
+        assert "not-for-eyes" not in message
+    assert not problems({"type": "csv", "csv_file": "https://example.org/a@b?c=d@e"})
+
+
 @pytest.mark.parametrize("block", ["aws", "webshart", "huggingface"])
 def test_secrets_in_blocks_of_other_types_are_not_taken_either(block: str) -> None:
     keys = {"aws_secret_access_key": "hf_not-for-eyes", "--hf_token": "hf_not-for-eyes"}

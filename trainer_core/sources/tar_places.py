@@ -180,7 +180,7 @@ def read_index(found: Findable, way: OnTheWay, *, is_named: bool) -> dict[str, A
 
 
 def _is_address(text: str) -> bool:
-    return text.startswith(("http://", "https://"))
+    return text.lower().startswith(("http://", "https://"))
 
 
 def _in_folders(name: str, folders: Sequence[Path]) -> list[Findable] | None:
@@ -270,7 +270,8 @@ def _remote(remote: Remote, name: str, around: Surroundings) -> Findable:
 
 
 def _downloaded(remote: Remote, name: str, around: Surroundings, way: OnTheWay) -> Path:
-    file = _place_of(way, f"{remote.url}-{remote.mark}", PurePosixPath(name).suffix)
+    token = f"{remote.url}-{remote.mark}-{remote.size_bytes}"
+    file = _place_of(way, token, PurePosixPath(name).suffix)
     mib = remote.size_bytes >> 20
 
     def tell(size_bytes: int) -> None:

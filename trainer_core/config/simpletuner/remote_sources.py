@@ -79,7 +79,7 @@ def _about_place(source: PictureSource | None, *, with_list: bool) -> Problem | 
     match None if source is None else source.place:
         case CsvSource(file=file):
             is_there = with_list or _is_address(file)
-            return None if is_there else _about("csv_file", _ASK_FOR_LIST)
+            return _about_user("csv_file", file) if is_there else _about("csv_file", _ASK_FOR_LIST)
         case _ if with_list:
             return _about("type", "A list is sent beside it, which only type csv has.")
         case HubSource():
@@ -88,9 +88,20 @@ def _about_place(source: PictureSource | None, *, with_list: bool) -> Problem | 
             for option, value in (("source", tars), ("metadata", metadata)):
                 if value is not None and not (_is_address(value) or _DATASET.fullmatch(value)):
                     return _about(option, f"{option} {_ASK_FOR_TARS}")
-            return None
+            return _about_user("source", tars) or _about_user("metadata", metadata)
         case _:  # also of types that are fetched on a user's machine only
             return _about("type", _ASK_FOR_FILES)
+
+
+def _about_user(option: str, value: str | None) -> Problem | None:
+    """A password in an address would be stored, and no such address is read."""
+    host = (value or "").partition("://")[2].partition("/")[0]
+    if "@" not in host:
+        return None
+    return _about(
+        option,
+        f"{option} has a user or a password in its address: only what is public is imported.",
+    )
 
 
 _ASK_FOR_LIST: Final = (
