@@ -501,3 +501,23 @@ def test_equal_captions_equal_names_and_a_listing_that_is_cut(
     server.files["/pictures"] = File(body=page[:99], declared_bytes=len(page))
     again = get(tmp_path, names_only, allowed=f"{OWN}/32")
     assert set(content(again)) == set(names), "what was fetched is used"
+
+
+def test_an_object_that_is_never_as_listed_is_left_out(server: FileServer, tmp_path: Path) -> None:
+    """Such as of a service that lists compressed sizes, and gives what is unpacked."""
+    listed = "".join(
+        f"<Contents><Key>{n}.png</Key><Size>{len(picture(n))}</Size></Contents>" for n in range(3)
+    )
+    page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>"
+    server.files = {f"/pictures/{n}.png": File(body=picture(n)) for n in range(3)}
+    server.files |= {"/pictures": File(body=page.encode()), "/pictures/1.png": File(body=b"short")}
+    place = BucketSource(bucket="pictures", prefix="", endpoint=server.url(""), region=None, **KEYS)
+
+    found = get(tmp_path, source_of(place, wants_captions=False), allowed=f"{OWN}/32")
+
+    assert set(content(found)) == {"0.png", "2.png"}
+    (note,) = found.notes
+    assert (
+        note == "photos: 1 row is left out: 1.png: the service lists it otherwise than it gives it"
+    )
+    assert server.requests.count("/pictures") == 2

@@ -5,6 +5,7 @@ another ETag than was listed; then the bucket is listed again, and what is the s
 twice.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from trainer_core.config.plan.frozen import digest_of
@@ -47,6 +48,7 @@ def fetch_bucket(
     """
     name, facts = f"{place.bucket}-{place.prefix}", described(source)
     with Bucket(place, allowed=around.allowed, takes_own_keys=around.takes_own_keys) as bucket:
+        odd: Mapping[str, str] = {}
         for _ in range(_LISTINGS):
             try:
                 table = find_table(bucket, source, around.folders)
@@ -71,10 +73,12 @@ def fetch_bucket(
                     source=source,
                     listing=listing,
                     named=None if table is None else captions_in(bucket, table, source, found),
+                    odd=odd,
                 )
                 done = _store(backend, work, reporter)
                 if done is not None:
                     return found, done
+                odd = work.changed
             reporter.log(f"{backend}: objects changed while they were fetched; listing them again")
     raise SourceError(
         f"objects of bucket {place.bucket} change while they are fetched: wait until nothing is "

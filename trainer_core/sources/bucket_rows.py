@@ -46,8 +46,18 @@ class Work:
     listing: Listing
     named: NamedCaptions | None
     """Captions of a table."""
-    changed: list[str] = field(default_factory=list)
-    """Keys of objects that were not as listed."""
+    odd: Mapping[str, str] = field(default_factory=dict)
+    """``changed`` of the listing before: what is listed in the same way again has not changed."""
+    changed: dict[str, str] = field(default_factory=dict)
+    """Key → token of the objects that were not as listed."""
+
+    def not_as_listed(self, found: BucketObject, error: ChangedError) -> RowError:
+        """Note that an object has changed, or say that the service gives others than it lists."""
+        token = token_of(found)
+        if self.odd.get(found.key) == token:
+            return RowError("the service lists it otherwise than it gives it")
+        self.changed[found.key] = token
+        return error
 
 
 def token_of(found: BucketObject) -> str:
@@ -127,9 +137,8 @@ def _write(found: BucketObject, work: Work, to: Path) -> None:
         raise RowError(f"{found.size_bytes:,} bytes, more than source_max_file_mb allows")
     try:
         work.bucket.read_to(found, to, work.place.stopping)
-    except ChangedError:
-        work.changed.append(found.key)
-        raise
+    except ChangedError as error:
+        raise work.not_as_listed(found, error) from error
 
 
 def _fetch_texts(
@@ -158,8 +167,7 @@ def _read_text(work: Work, found: BucketObject) -> str | RowError | BadCaptionEr
         work.bucket.read_to(found, draft, work.place.stopping)
         return decode_caption(draft.read_bytes(), name=name)
     except ChangedError as error:
-        work.changed.append(found.key)
-        return error
+        return work.not_as_listed(found, error)
     except (RowError, BadCaptionError) as error:
         return error
     finally:

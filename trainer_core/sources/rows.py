@@ -1,10 +1,11 @@
 """Rows of a source become files: a picture as its bytes are, and its captions beside it."""
 
+import contextlib
 import hashlib
 import os
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ from typing import Final
 
 from trainer_core.data.formats import CAPTION_SUFFIX, IMAGE_SUFFIXES, suffix_of
 from trainer_core.data.images import inspect_image, suffix_of_content
-from trainer_core.disk import writing
+from trainer_core.disk import DiskError, writing
 from trainer_core.errors import BadCaptionError, BadImageError
 from trainer_core.progress import Reporter
 from trainer_core.sources.errors import RowError
@@ -119,6 +120,17 @@ def store_rows(
     finally:
         place.stopping.set()
         pool.shutdown(cancel_futures=True)
+        _note_stored(waiting, place)
+
+
+def _note_stored(waiting: Mapping[Future[str | None], Row], place: SourcePlace) -> None:
+    """Record what was stored beside a row that ended the fetch, so that it is not fetched again."""
+    for future, row in waiting.items():
+        if future.cancelled() or future.exception() is not None:
+            continue
+        if (name := future.result()) is not None:
+            with contextlib.suppress(DiskError):
+                place.note(row.key, row.token, name)
 
 
 def _some_done(
