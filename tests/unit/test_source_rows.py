@@ -14,7 +14,7 @@ from trainer_core.config.simpletuner.source_types import (
 from trainer_core.sources.folder_table import rows_of_folder
 from trainer_core.sources.hub import Commit, picture_rows
 from trainer_core.sources.hub_layout import HubFile, SplitFiles
-from trainer_core.sources.rows import own_key, safe_key
+from trainer_core.sources.rows import Row, caption_text, own_key, safe_key
 
 COLUMNS = CaptionColumns(columns=("text",))
 
@@ -44,6 +44,12 @@ def test_long_names_that_begin_alike_have_keys_of_their_own(tmp_path: Path) -> N
 
     assert keys[0] == "a"
     assert len(set(keys)) == len(paths)
+
+
+@pytest.mark.parametrize("captions", [("a cat \ud83d", "two"), "a cat \ud83d\ntwo\n"])
+def test_half_a_character_does_not_end_a_fetch(captions: tuple[str, ...] | str) -> None:
+    row = Row(key="a", token="", suffix="", label="a", captions=captions, write=lambda _: None)
+    assert caption_text(row) == "a cat ?\ntwo\n"
 
 
 def test_pictures_with_one_stem_have_captions_of_their_own(tmp_path: Path) -> None:

@@ -86,6 +86,16 @@ def test_a_shard_whose_pictures_were_deleted_since_is_read_again(source: Source)
     assert complete.pictures == 4
 
 
+def test_a_caption_file_is_taken_over_byte_for_byte(source: Source) -> None:
+    _, files = source.fetch("1", ["a"])
+    text = "one\x85two\r\n  three".encode()
+    (files / "0000.txt").write_bytes(text)
+    _, newer = source.fetch("2", ["a", "b"])
+
+    assert (newer / "0000.txt").read_bytes() == text
+    assert source.read == ["a", "b"]
+
+
 def test_a_text_in_json_lines_may_have_other_line_breaks_of_unicode(tmp_path: Path) -> None:
     rows = [{"text": "one\u2028two\x85three"}, {"text": "four"}]
     file = tmp_path / "metadata.jsonl"

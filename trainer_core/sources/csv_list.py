@@ -39,7 +39,7 @@ def read_list(file: Path, source: CsvSource, *, shown: str | None = None) -> dic
         if file.stat().st_size > _MAX_LIST_BYTES:
             raise SourceError(f"{name} has more than {_MAX_LIST_BYTES:,} bytes: cut it")
         with file.open(encoding="utf-8-sig", newline="") as opened:
-            rows = csv.DictReader(opened, delimiter="\t" if file.suffix == ".tsv" else ",")
+            rows = csv.DictReader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
             _check_columns(name, rows.fieldnames or (), source)
             for row in rows:
                 url = (row[source.url_column] or "").strip()

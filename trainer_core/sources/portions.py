@@ -169,7 +169,7 @@ def _files_of(row: Row, draft: Path, max_bytes: int) -> list[PortionFile]:
     files = [_file(f"{row.key}{suffix}", draft, "image", facts)]
     text = caption_text(row).replace("\0", " ")
     if text:
-        body = text.encode("utf-8", "replace")
+        body = text.encode()
         if len(body) > MAX_CAPTION_BYTES:
             raise RowError(f"its captions have more than {MAX_CAPTION_BYTES:,} bytes together")
         decode_caption(body, name=row.label)

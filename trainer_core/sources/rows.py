@@ -214,10 +214,14 @@ def _write_captions(row: Row, file: Path) -> None:
 
 
 def caption_text(row: Row) -> str:
-    """The content of a row's caption file; empty where it has none."""
-    if isinstance(row.captions, str):
-        return row.captions
-    return "".join(f"{one_line(each)}\n" for each in row.captions or ())
+    """The content of a row's caption file; empty where it has none.
+
+    Half a character, such as of an emoji that was cut in JSON, becomes a question mark.
+    """
+    text = row.captions
+    if not isinstance(text, str):
+        text = "".join(f"{one_line(each)}\n" for each in text or ())
+    return text.encode("utf-8", "replace").decode()
 
 
 def _link(earlier: Path, file: Path) -> None:

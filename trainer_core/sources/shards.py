@@ -170,14 +170,14 @@ def _adopt(shard: Shard, before: int, reader: ShardReader, record: _Record) -> N
     for row in reader.place.of_earlier_shard(shard.oid).values():
         number = int(row.token.rpartition(":")[2])
         captions = row.file.with_suffix(CAPTION_SUFFIX)
-        text = captions.read_text(encoding="utf-8") if captions.is_file() else None
+        text = captions.read_bytes().decode() if captions.is_file() else None
         rows.append(
             Row(
                 key=reader.key_of(before + number, row.key),
                 token=row.token,
                 suffix=row.file.suffix,
                 label=f"{shard.name}, row {number}",
-                captions=None if text is None else tuple(text.splitlines()),
+                captions=text,
                 write=functools.partial(_copy, row.file),
             )
         )
