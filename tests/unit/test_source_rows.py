@@ -1,6 +1,7 @@
 """Rows of a source: each has a file of its own."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from trainer_core.config.simpletuner.source_types import (
     PictureSource,
     RowFilter,
 )
+from trainer_core.sources.captions import captions_of_row
 from trainer_core.sources.folder_table import rows_of_folder
 from trainer_core.sources.hub import Commit, picture_rows
 from trainer_core.sources.hub_layout import HubFile, SplitFiles
@@ -50,6 +52,13 @@ def test_long_names_that_begin_alike_have_keys_of_their_own(tmp_path: Path) -> N
 def test_half_a_character_does_not_end_a_fetch(captions: tuple[str, ...] | str) -> None:
     row = Row(key="a", token="", suffix="", label="a", captions=captions, write=lambda _: None)
     assert caption_text(row) == "a cat ?\ntwo\n"
+
+
+def test_lists_in_lists_of_captions_are_read_to_a_bound() -> None:
+    deep: list[Any] = ["lost"]
+    for _ in range(900):
+        deep = [deep]
+    assert captions_of_row({"text": [["one"], {"a": ["two"]}, deep]}, COLUMNS) == ("one", "two")
 
 
 def test_pictures_with_one_stem_have_captions_of_their_own(tmp_path: Path) -> None:

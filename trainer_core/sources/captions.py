@@ -6,6 +6,7 @@ from typing import Any, Final
 from trainer_core.config.simpletuner.source_types import CaptionColumns
 from trainer_core.data.caption_changes import MAX_CAPTION_CHARACTERS
 
+_LEVELS: Final = 16
 _OF_DESCRIPTIONS: Final = ("main_subject", "description", "text")
 """Fields of an object that make one caption together, as in SimpleTuner."""
 
@@ -13,7 +14,7 @@ _OF_DESCRIPTIONS: Final = ("main_subject", "description", "text")
 def captions_of_row(row: Mapping[str, Any], columns: CaptionColumns) -> tuple[str, ...]:
     """The captions of a row, each once; a list in a column gives one an item.
 
-    A caption that is longer than captions may be is cut.
+    A caption that is longer than captions may be is cut. Lists in lists are read 16 levels deep.
     """
     found = [text for column in columns.columns for text in _texts(value_in(row, column))]
     for column in columns.fallback if not found else ():
@@ -33,8 +34,8 @@ def value_in(row: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _texts(value: Any) -> list[str]:
-    match value:
+def _texts(value: Any, levels: int = _LEVELS) -> list[str]:
+    match value if levels else None:
         case None | bool():
             return []
         case str():
@@ -42,9 +43,9 @@ def _texts(value: Any) -> list[str]:
         case bytes():
             return _texts(value.decode("utf-8", "replace"))
         case Mapping():
-            return [text for each in value.values() for text in _texts(each)]
+            return [text for each in value.values() for text in _texts(each, levels - 1)]
         case Sequence():
-            return [text for each in value for text in _texts(each)]
+            return [text for each in value for text in _texts(each, levels - 1)]
         case _:
             return [str(value)]
 
