@@ -88,7 +88,8 @@ def test_captions_of_a_table(tmp_path: Path, folder: Path, kind: str, has_suffix
 
 def test_another_table_and_another_picture_are_seen(tmp_path: Path, folder: Path) -> None:
     file = tmp_path / "table.json"
-    file.write_text(json.dumps(ROWS))
+    nameless = [{"id": name, "text": "of no picture"} for name in ("", "..", "/")]
+    file.write_text(json.dumps([*nameless, *ROWS]))
     old = get(tmp_path, file)
     file.write_text(json.dumps([{**ROWS[0], "text": "other"}, *ROWS[1:]]))
     (folder / "3.png").write_bytes(picture(30))
@@ -106,6 +107,7 @@ def test_another_table_and_another_picture_are_seen(tmp_path: Path, folder: Path
         ("t.json", "[]", "has no column id (filename_column)"),
         ("t.json", '[{"id": 1}]', "has no column text (caption_column); its columns: id"),
         ("t.json", "{", "cannot be read"),
+        ("t.json", "[" * 100_000, "cannot be read"),
         ("t.json", '{"a": 1}', "list of objects"),
         ("t.parquet", "PAR1", "no parquet file"),
         ("t.txt", "x", "has to be .parquet, .json or .jsonl"),

@@ -256,7 +256,7 @@ def _read_table(file: Path, name: str) -> list[Mapping[str, Any]]:
     }
     try:
         rows = readers[PurePosixPath(name).suffix.lower()](file)
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise SourceError(f"{name} cannot be read: {error}") from error
     return [row for row in rows if isinstance(row, dict)]
 

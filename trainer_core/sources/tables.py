@@ -59,7 +59,8 @@ def captions_by_table(
 def _key(name: str, *, has_suffix: bool) -> str:
     path = PurePosixPath(name.replace("\\", "/").removeprefix("./").lstrip("/"))
     is_number = not has_suffix and path.suffix[1:].isdigit()
-    return path.as_posix() if has_suffix or is_number else path.with_suffix("").as_posix()
+    is_whole = has_suffix or is_number or not path.name
+    return path.as_posix() if is_whole else path.with_suffix("").as_posix()
 
 
 def _rows(file: Path) -> list[Mapping[str, Any]]:
@@ -77,7 +78,7 @@ def _rows(file: Path) -> list[Mapping[str, Any]]:
         rows = reader(file)
     except OSError as error:
         raise SourceError(f"{file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{file} cannot be read: {error}") from error
     if not isinstance(rows, list):
         raise SourceError(f"{file} has to hold a list of objects, or one a line in a .jsonl file")
