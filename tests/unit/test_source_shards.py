@@ -86,6 +86,18 @@ def test_a_shard_whose_pictures_were_deleted_since_is_read_again(source: Source)
     assert complete.pictures == 4
 
 
+def test_what_an_older_revision_left_half_makes_way(tmp_path: Path, source: Source) -> None:
+    with open_place(tmp_path / "sources", "source", {}, "1", SilentReporter()) as place:
+        place.prepare()
+        for name in ("hub", "tars"):
+            (place.folder / name).mkdir()
+            (place.folder / name / "large.part").write_bytes(b"half")
+    _, files = source.fetch("2", ["a"])
+
+    assert not list((tmp_path / "sources").rglob("*.part"))
+    assert len(list(files.glob("*.png"))) == 2
+
+
 def test_a_caption_file_is_taken_over_byte_for_byte(source: Source) -> None:
     _, files = source.fetch("1", ["a"])
     text = "one\x85two\r\n  three".encode()

@@ -25,6 +25,8 @@ FILES: Final = "files"
 _COMPLETE: Final = "complete.json"
 _ROWS: Final = "rows.jsonl"
 _DRAFTS: Final = "drafts"
+_ON_THE_WAY: Final = (_DRAFTS, "hub", "tars")
+"""Folders of what is not finished, such as large files that are read one after the other."""
 _VERSION: Final = 1
 _KEPT_FREE_BYTES: Final = 1 << 30
 _NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9._-]+")
@@ -88,6 +90,8 @@ class SourcePlace:
         """Make the folders, forget drafts of a fetch that was killed, and read what is there."""
         with writing(self.folder):
             shutil.rmtree(self.drafts, ignore_errors=True)
+            for earlier in self.earlier_folders:  # nobody goes on with those
+                _forget_unfinished(earlier)
             for each in (self.files, self.drafts):
                 each.mkdir(parents=True, exist_ok=True)
         self._known = _rows_there([self.folder])
@@ -153,8 +157,7 @@ class SourcePlace:
     def finish(self, complete: Complete) -> None:
         """Record that everything is there."""
         with writing(self.folder):
-            for each in (self.drafts, self.folder / "hub", self.folder / "tars"):
-                shutil.rmtree(each, ignore_errors=True)
+            _forget_unfinished(self.folder)
             text = json.dumps({"version": _VERSION, **asdict(complete)}, indent=1)
             replace_text(self.folder / _COMPLETE, text + "\n")
 
@@ -190,6 +193,11 @@ def newest_complete(root: Path, name: str, description: Mapping[str, Any]) -> So
 def _folder_of(root: Path, name: str, description: Mapping[str, Any]) -> Path:
     plain = _NOT_PLAIN.sub("-", name)[:60].strip("-.")
     return root / f"{plain}-{digest_of(dict(description))[:12]}"
+
+
+def _forget_unfinished(folder: Path) -> None:
+    for name in _ON_THE_WAY:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _by_age(folder: Path) -> list[Path]:
