@@ -454,12 +454,16 @@ def test_datasets_of_the_hub(
     assert get(tmp_path, place) == found
 
 
-def test_files_of_one_name_in_several_places(server: FileServer, tmp_path: Path) -> None:
+def test_files_of_one_name_in_several_places(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer_core.sources.tar_places._FIRST_WAIT_S", 0.001)
     for n, folder in enumerate("ab"):
         (tmp_path / "data" / folder).mkdir(parents=True)
         body = tar_of({"1.png": picture(n)})
         (tmp_path / "data" / folder / "0.tar").write_bytes(body)
-        server.files[f"/{folder}/0.tar"] = File(body=body, headers={"ETag": f'"{folder}"'})
+        tag = {"ETag": f'"{folder}"'}
+        server.files[f"/{folder}/0.tar"] = File(body=body, headers=tag, failures=2)
     (tmp_path / "data/a/0.json").write_text('{"samples": 1}')  # of some other program
     both = {"a-0/1": (picture(0), ""), "b-0/1": (picture(1), "")}
     seen = Heard()

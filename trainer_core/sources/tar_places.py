@@ -6,8 +6,10 @@ begins, which is read from the tar file itself here, and the captions.
 
 import hashlib
 import json
+import random
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -38,6 +40,8 @@ _TAR: Final = ".tar"
 _INDEX: Final = ".json"
 _MAX_INDEX_BYTES: Final = 512 << 20
 _THREADS: Final = 8
+_TRIES: Final = 3
+_FIRST_WAIT_S: Final = 0.5
 _DATASET: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
@@ -251,12 +255,18 @@ def _at_addresses(text: str, around: Surroundings) -> tuple[list[Findable], dict
 
 def _asked(url: str, around: Surroundings) -> Remote | FetchError:
     """What is at an address, or why nothing is; raises UnreachableError where that may pass."""
-    try:
-        return ask(url, allowed=around.allowed)
-    except FetchError as error:
-        if error.retryable:
-            raise UnreachableError(f"{error.message}; give the same command again") from error
-        return error
+    number = 1
+    while True:
+        try:
+            return ask(url, allowed=around.allowed)
+        except FetchError as error:
+            if not error.retryable:
+                return error
+            if number == _TRIES:
+                raise UnreachableError(f"{error.message}; give the same command again") from error
+        wait_s = _FIRST_WAIT_S * 2 ** (number - 1)
+        time.sleep(wait_s * (0.5 + random.random()))  # noqa: S311 - no secret
+        number += 1
 
 
 def _remote(remote: Remote, name: str, around: Surroundings) -> Findable:
