@@ -17,8 +17,8 @@ _TARS: Final = TAR_KEYS.text(
 _METADATA: Final = TAR_KEYS.text(
     "metadata",
     None,
-    "webshart: where the JSON files with captions are, if not beside the tar files: a folder, an "
-    "address or a dataset of the Hub.",
+    "webshart, webdataset: where the JSON files with captions are, if not beside the tar files: a "
+    "folder, an address or a dataset of the Hub.",
 )
 _SUBFOLDER: Final = TAR_KEYS.text(
     "subfolder", None, "webshart, webdataset: folder of the dataset of the Hub."
@@ -26,7 +26,7 @@ _SUBFOLDER: Final = TAR_KEYS.text(
 _MAX_SIZE: Final[Option[int | None]] = TAR_KEYS.integer(
     "max_file_size",
     None,
-    "webshart: larger files in the tar files are left out; in bytes.",
+    "webshart, webdataset: larger files in the tar files are left out; in bytes.",
     at_least=1,
 )
 _BLOCK: Final = TAR_KEYS.value(
