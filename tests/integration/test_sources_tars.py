@@ -473,6 +473,10 @@ def test_files_of_one_name_in_several_places(
     by_query = get(tmp_path, place_of(server.url("/a/0.tar?part={0..2}")))
     assert [body for body, _ in content(by_query).values()] == [picture(0)] * 3
     assert "part" not in "".join(content(by_query))
+    server.files["/a/0.json"] = File(body=b"{}" + b" " * 999, declared_bytes=-1)
+    monkeypatch.setattr("trainer_core.sources.tar_places._MAX_INDEX_BYTES", 500)
+    with pytest.raises(SourceError, match=r"0\.json: it is larger than 500 bytes"):
+        get(tmp_path, place_of(server.url("/{a,b}/0.tar"), max_file_bytes=9999))
     (line,) = [text for text in seen.lines if "no index" in text]
     assert line.startswith("0.json is no index of a tar file")
 

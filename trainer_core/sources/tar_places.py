@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -169,10 +169,11 @@ def read_index(found: Findable, way: OnTheWay, *, is_named: bool) -> dict[str, A
 
     ``is_named``: that it is one; else a JSON file that is something else has no captions.
     """
-    if found.size_bytes > _MAX_INDEX_BYTES:
-        raise SourceError(f"{found.name} has {found.size_bytes:,} bytes, more than are read")
-    file = found.have(way)
+    _check_size(found, found.size_bytes)
+    # Servers and folders may not have said how large it is.
+    file = found.have(replace(way, max_bytes=min(way.max_bytes, _MAX_INDEX_BYTES)))
     try:
+        _check_size(found, file.stat().st_size)
         return captions_in_index(file.read_bytes(), found.name)
     except NoIndexError as error:
         if is_named:
@@ -181,6 +182,11 @@ def read_index(found: Findable, way: OnTheWay, *, is_named: bool) -> dict[str, A
         return {}
     finally:
         file.unlink(missing_ok=True)
+
+
+def _check_size(index: Findable, size_bytes: int) -> None:
+    if size_bytes > _MAX_INDEX_BYTES:
+        raise SourceError(f"{index.name} has {size_bytes:,} bytes, more than are read")
 
 
 def _is_address(text: str) -> bool:
