@@ -1,5 +1,6 @@
 """Rows of a source: each has a file of its own."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,13 @@ def test_pictures_with_one_stem_have_captions_of_their_own(tmp_path: Path) -> No
         ("in/a b.png", "in/a b"),
         ("../../etc/passwd", "etc/passwd"),
         ("/abs/.hidden.png", "abs/hidden"),
+        ("//abs/b.png", "abs/b"),
+        ("///b.png", "b"),
+        ("\\\\host\\b.png", "host/b"),
+        (" //abs/b.png", "abs/b"),
+        ("a//b.png", "a/b"),
+        ("x/ . ../\t..\x1c../. ./y.png", "x/y"),
+        ("x/.\u2028./..\x00../y.png", "x/_../y"),
         ("a\\b\x07.png", "a/b_"),
         ("a.png/b.png", "a.png_/b"),
         ("v1.5/b.png", "v1.5/b"),
@@ -86,6 +94,15 @@ def test_pictures_with_one_stem_have_captions_of_their_own(tmp_path: Path) -> No
 )
 def test_a_path_of_a_source_becomes_a_safe_one(path: str, key: str) -> None:
     assert safe_key(path) == key
+
+
+def test_no_name_leads_out_of_the_folder() -> None:
+    drawn = random.Random(1)
+    for _ in range(5000):
+        path = "".join(drawn.choices(" ./\\\t\x00\x1c\u2028a.png..\udce9~:", k=drawn.randrange(14)))
+        parts = safe_key(path).split("/")
+        assert all(parts), path
+        assert not any(part.startswith((".", " ")) for part in parts), path
 
 
 def test_a_long_name_is_one_that_a_disk_takes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,8 @@ _NAMED_AT_MOST: Final = 3
 _CHECK_SPACE_EVERY: Final = 50
 _TOLD_EVERY_S: Final = 0.2
 _MAX_NAME_BYTES: Final = 200
+_HIDING: Final = re.compile(r"^[\s.]+")
+"""What a name does not begin with, so that none is hidden, or leads to another folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,10 +169,11 @@ def _store(row: Row, place: SourcePlace, max_file_bytes: int) -> str | None:
             return None
         earlier = place.from_earlier(row.key, row.token)
         if earlier is not None:
-            file = place.files / f"{row.key}{earlier.suffix}"
+            name = _name_of(row, earlier.suffix)
+            file = place.files / name
             _write_captions(row, file)
             _link(earlier, file)
-            return file.relative_to(place.files).as_posix()
+            return name
         draft = place.drafts / f"{os.urandom(8).hex()}.part"
         try:
             return _fetched(row, place, draft, max_file_bytes)
@@ -189,10 +193,19 @@ def _fetched(row: Row, place: SourcePlace, draft: Path, max_file_bytes: int) -> 
     suffix = row.suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
         suffix = suffix_of_content(draft, name=row.label)
-    file = place.files / f"{row.key}{suffix}"
+    name = _name_of(row, suffix)
+    file = place.files / name
     _write_captions(row, file)
     draft.replace(file)
-    return file.relative_to(place.files).as_posix()
+    return name
+
+
+def _name_of(row: Row, suffix: str) -> str:
+    """The file of a row, in the folder; checked again here, where it is written."""
+    name = PurePosixPath(f"{row.key}{suffix}")
+    if name.is_absolute() or ".." in name.parts:
+        raise RowError("its name leads out of the folder")
+    return name.as_posix()
 
 
 def _write_captions(row: Row, file: Path) -> None:
@@ -246,12 +259,12 @@ def safe_key(path: str) -> str:
 
     Without the suffix.
     """
-    at = PurePosixPath(path.replace("\\", "/"))
+    at = PurePosixPath(path.replace("\\", "/").lstrip("/"))  # "//" at the start is a root, too
     plain = [
-        "".join(c if c.isprintable() else "_" for c in part.strip().lstrip("."))
+        "".join(c if c.isprintable() else "_" for c in _HIDING.sub("", part))
         for part in (at.with_suffix("").parts if at.name else at.parts)
     ]
-    kept = [_cut(part) for part in plain if part and part != "/"]
+    kept = [name for part in plain if (name := _cut(part))]
     return "/".join([*map(_folder_name, kept[:-1]), *kept[-1:]]) or "_"
 
 
