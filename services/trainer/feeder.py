@@ -283,8 +283,11 @@ class Feeder:
         self._forget_unrepeated()
         now = {path.name for path in self._wanted_folder.iterdir() if self._order.has(path.name)}
         for digest in now:
-            if not (self._folder / entry_name(digest)).exists():
-                self._held.gone(digest)  # it was damaged, and the process deleted it
+            if (
+                digest in self._held.present and not (self._folder / entry_name(digest)).exists()
+            ):  # it was damaged, and the process deleted it
+                self._held.gone(digest)
+                self._soon = None
         served = [digest for digest in self._requested if digest not in now]
         self._read = served + [each for each in self._read if each not in now]
         if self._read_at_step != self._step:

@@ -409,12 +409,13 @@ def test_an_entry_that_the_process_deleted_as_damaged_is_fetched_again(tmp_path:
     damaged = index.entries[3].digest
     with feeder_of(index, source, 1 << 20) as feeder:
         wait_until(lambda: len(held(tmp_path)) == 11, what="all entries", deadline_s=10)
-        for times in (2, 3):
+        for times in (2, 3, 4):
             (tmp_path / entry_name(damaged)).unlink()
             ask_for(tmp_path, damaged)
             assert feeder.is_waited_for
             wait_until(lambda: damaged in held(tmp_path), what="it again", deadline_s=10)
-            wait_until(lambda: not requests(tmp_path), what="an answered request", deadline_s=10)
+            if times == 2:  # else it is damaged again while it is still asked for
+                wait_until(lambda: not requests(tmp_path), what="an answer", deadline_s=10)
             assert source.asked.count(damaged) == times
 
 
