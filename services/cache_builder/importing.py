@@ -29,7 +29,7 @@ from services.objects.errors import ObjectStoreDownError, ObjectStoreRefusedErro
 from services.objects.keys import upload_key
 from services.objects.port import ObjectStore
 from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
-from services.store import imports
+from services.store import import_offers, imports
 from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.datasets import FileFacts, NewFile
 from services.store.imports import Import, Portion
@@ -91,10 +91,11 @@ class Importer:
     def answer_ring(self, tenant_id: str, dataset_id: str) -> None:
         """Import some rows, if the import goes on and nobody else works on it.
 
-        One import at a time: the threads of this process also admit runs. What it declines is
-        offered again. Where rows are left, the import is due again at once, behind others.
+        One import at a time: the threads of this process also admit runs. What it declines is due
+        again at once, for another builder; and so is an import with rows left, behind others.
         """
         if not self._at_work.acquire(blocking=False):
+            self._decline(tenant_id, dataset_id)
             return
         try:
             with self.database.transaction() as conn:
@@ -107,6 +108,14 @@ class Importer:
             log.warning("import_postponed", dataset_id=dataset_id, error=type(error).__name__)
         finally:
             self._at_work.release()
+
+    def _decline(self, tenant_id: str, dataset_id: str) -> None:
+        offer = import_offers.ImportOffer(tenant_id=tenant_id, dataset_id=dataset_id)
+        try:
+            with self.database.transaction() as conn:
+                import_offers.withdraw(conn, offer)
+        except TRANSIENT_ERRORS as error:  # the offer runs out by itself
+            log.warning("import_not_declined", error=type(error).__name__)
 
     def _import_a_slice(self, work: Import) -> None:
         try:
@@ -247,8 +256,10 @@ class Importer:
 
     def _finish(self, work: Import) -> str:
         with self.database.transaction() as conn:
-            imports.finish(conn, work)
+            is_over = imports.finish(conn, work)
         self._forget_source(work)
+        if not is_over:
+            return "ended"
         log.info(
             "dataset_imported",
             dataset_id=work.dataset_id,

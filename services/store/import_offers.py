@@ -99,5 +99,5 @@ WHERE tenant_id = %s AND dataset_id = %s AND status = 'importing'
 
 
 def withdraw(conn: Connection, offer: ImportOffer) -> None:
-    """Take the offer back, because its ring could not be sent."""
+    """Take the offer back: its ring could not be sent, or a builder that is at work has it."""
     conn.execute(_WITHDRAW, (offer.tenant_id, offer.dataset_id))

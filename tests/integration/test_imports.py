@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_network
@@ -33,6 +34,7 @@ from tests.support.hub import HubServer
 from tests.support.pictures import picture
 from tests.support.runs import TenantDatabase
 from tests.support.verifying import open_verifier
+from tests.support.waiting import wait_until
 
 LOCAL = (ip_network("127.0.0.0/8"),)
 FETCH = (sys.executable, "-m", "trainer_core", "fetch")
@@ -519,3 +521,25 @@ def test_tenants_take_turns_and_none_has_more_than_two_at_once(
             conn, import_offers.ImportOffer(tenant_id=bob.tenant_id, dataset_id=own)
         )
     assert offered() == [own]
+
+
+def test_a_builder_at_work_leaves_an_import_to_another_one_at_once(
+    tenant_db: TenantDatabase, web: FileServer, importer: Importer
+) -> None:
+    web.files["/held.png"] = File(body=picture(0), is_held=True)
+    under_way, other = (started(tenant_db, csv_list([web.url("/held.png")])) for _ in range(2))
+    with ThreadPoolExecutor(1) as pool:
+        ring = pool.submit(importer.answer_ring, tenant_db.tenant_id, under_way)
+        wait_until(lambda: bool(web.requests), what="a download", deadline_s=30)
+        with tenant_db.database.transaction() as conn:
+            worker = Worker(worker_id="wrk_1", kind="cache_builder", gpu_class="cpu", version="1")
+            workers.register(conn, worker, draining=False, run_id=None)
+            workers.register(conn, replace(worker, worker_id="wrk_2"), draining=False, run_id=None)
+        for _ in range(2):
+            with tenant_db.database.transaction() as conn:
+                offers = import_offers.take_offers(conn, offer=FIRST, silence=FIRST)
+            assert [each.dataset_id for each in offers] == [other]
+            importer.answer_ring(tenant_db.tenant_id, other)
+        web.released.set()
+        ring.result()
+    assert seen(tenant_db, under_way)[1].status == "imported"
