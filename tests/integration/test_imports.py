@@ -363,6 +363,21 @@ def test_files_that_are_kept_make_way_for_a_portion(
     assert not kept.exists()
 
 
+def test_files_of_other_sources_are_kept_within_a_bound(
+    tenant_db: TenantDatabase, web: FileServer, importer: Importer
+) -> None:
+    kept = importer.scratch.folder / "import-cache"
+    for name, size_bytes in (("large", 17 << 30), ("small", 1)):
+        (kept / name).mkdir(parents=True)
+        with (kept / name / "file").open("wb") as file:
+            file.truncate(size_bytes)  # without taking disk
+    dataset_id = started(tenant_db, csv_list(served(web, range(3))))
+    with RequestChild(FETCH, env=os.environ) as child:
+        rung(replace(importer, fetcher=child), tenant_db, dataset_id)
+    assert seen(tenant_db, dataset_id)[1].pictures == 3
+    assert not (kept / "large").exists()
+
+
 def test_a_file_that_never_fits_on_the_disk_ends_the_import(
     tenant_db: TenantDatabase, web: FileServer, importer: Importer
 ) -> None:

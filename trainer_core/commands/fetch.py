@@ -9,6 +9,7 @@ import resource
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from ipaddress import ip_network
@@ -50,7 +51,11 @@ from trainer_core.web.fetching import FetchError, FetchLimits
 MAX_LIST_BYTES: Final = 16 << 20
 _MAX_FILE_BYTES: Final = 100 << 20
 """The largest picture that a dataset of the service may have."""
-_CACHES_KEPT: Final = 4
+_SOURCES_KEPT: Final = 4
+_KEPT_BYTES: Final = 16 << 30
+"""Of files of all sources together. A file that another builder has read to its end stays here."""
+_LOOK_EVERY_S: Final = 60.0
+"""A source of single pictures may keep 100,000 captions, which take a second to look at."""
 _NOT_PUBLIC: Final = (
     "the Hub has no public dataset of this dataset_name: it is private or gated, or there is none. "
     "Only what is public is imported; `reverie datasets push CONFIG --backend ID` fetches it on "
@@ -93,6 +98,7 @@ class Fetcher:
 
     def __init__(self) -> None:
         self._known: _Known | None = None
+        self._next_look_s = 0.0
 
     def fetch(self, request: FetchRequest) -> FetchReply:
         """Fetch the next rows. Raises SourceError, and OSError of this machine."""
@@ -108,7 +114,7 @@ class Fetcher:
     def _fetch(self, request: FetchRequest) -> FetchReply:
         source = _source_of(request.source, with_list=request.list_file is not None)
         folder, stopping = Path(request.folder), threading.Event()
-        cache = _cache_for(Path(request.cache), request.source)
+        cache = self._cache_for(Path(request.cache), request.source)
         list_file = _list_of(request, source, folder, stopping)
         around = Reading(
             cache=cache,
@@ -137,6 +143,17 @@ class Fetcher:
         )
         fetched = list_file if request.list_file is None else None
         return _reply(portion, opened, None if fetched is None else str(fetched))
+
+    def _cache_for(self, root: Path, backend: Mapping[str, JsonValue]) -> Path:
+        """The folder of this source; of others those that were not used for longest go."""
+        own = cache_folder(root, backend)
+        own.mkdir(parents=True, exist_ok=True)
+        os.utime(own)
+        if time.monotonic() >= self._next_look_s:
+            self._next_look_s = time.monotonic() + _LOOK_EVERY_S
+            _delete_old(root)
+            own.mkdir(exist_ok=True)
+        return own
 
     def _open(
         self,
@@ -192,15 +209,14 @@ def _list_of(
     return file
 
 
-def _cache_for(root: Path, backend: Mapping[str, JsonValue]) -> Path:
-    """The folder of this source; those of the sources that were not used for longest go."""
-    own = cache_folder(root, backend)
-    own.mkdir(parents=True, exist_ok=True)
-    os.utime(own)
-    others = sorted(root.iterdir(), key=lambda each: each.stat().st_mtime_ns, reverse=True)
-    for old in others[_CACHES_KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
-    return own
+def _delete_old(root: Path) -> None:
+    """Keep the folders that were used last, within the limits."""
+    newest = sorted(root.iterdir(), key=lambda each: each.stat().st_mtime_ns, reverse=True)
+    left_bytes = _KEPT_BYTES
+    for number, folder in enumerate(newest):
+        left_bytes -= sum(each.lstat().st_size for each in folder.rglob("*"))
+        if number >= _SOURCES_KEPT or left_bytes < 0:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _reply(portion: Portion, opened: OpenSource, list_file: str | None) -> FetchReply:
