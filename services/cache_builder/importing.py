@@ -36,6 +36,7 @@ from services.store.imports import Import, Portion
 from services.workers.scratch import Scratch
 from trainer_core.config.simpletuner.remote_sources import list_suffix, remote_source
 from trainer_core.data.captions import decode_caption
+from trainer_core.data.formats import CAPTION_SUFFIX, IMAGE_SUFFIXES
 from trainer_core.errors import Category
 from trainer_core.faultpoints import fault_point
 from trainer_core.process.import_requests import (
@@ -55,6 +56,7 @@ _LATER: Final = timedelta(seconds=30)
 _FREE_BYTES: Final = 2 << 30
 """Of scratch disk: a usual file of the Hub, and a portion. A larger one may fill it, and waits."""
 _UPLOADS_AT_ONCE: Final = 8
+_LONG_SUFFIX: Final = max((*IMAGE_SUFFIXES, CAPTION_SUFFIX), key=len)
 _TRIES_OF_PASSING: Final = 3
 """A portion of which most rows could not be fetched is tried so often where that may pass."""
 
@@ -382,11 +384,11 @@ def _safe(path: str) -> str:
 
     The picture and the captions of a row get the same name.
     """
-    if path_fault(path) is None:
-        return path
     pure = PurePosixPath(path)
-    name = hashlib.sha256(pure.with_suffix("").as_posix().encode("utf-8", "replace")).hexdigest()
-    return f"{name[:32]}{pure.suffix}"
+    key = path.removesuffix(pure.suffix)
+    if path_fault(f"{key}{_LONG_SUFFIX}") is None:
+        return path
+    return f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:32]}{pure.suffix}"
 
 
 def _new(folder: Path, name: str) -> str:

@@ -95,12 +95,13 @@ def fetch_portion(
     ends_s = time.monotonic() + limits.seconds
     portion = Portion(position=position)
     waiting: deque[tuple[Step, Future[None] | None, Path]] = deque()
-    taken = 0
+    taken = begun = 0
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
             while True:
                 while len(waiting) < _THREADS and not portion.is_last:
-                    is_late = taken > 0 and time.monotonic() >= ends_s
+                    # A file none of whose rows pass the filter is a step on, too.
+                    is_late = begun > 0 and time.monotonic() >= ends_s
                     if is_late or taken >= limits.rows or portion.size_bytes >= limits.size_bytes:
                         break
                     if (step := next(steps, None)) is None:
@@ -111,6 +112,7 @@ def fetch_portion(
                         fetched = pool.submit(step.row.write, draft)
                     waiting.append((step, fetched, draft))
                     taken += step.row is not None
+                    begun += 1
                 if not waiting:
                     return portion
                 _take(portion, *waiting.popleft(), limits.file_bytes)
