@@ -20,6 +20,7 @@ from typing import Final
 import structlog
 
 from services.cache_builder.holding import renewed
+from services.cache_builder.import_leftovers import delete_leftovers
 from services.cache_builder.verify import RULES
 from services.domain.errors import NotFoundError, Problem, QuotaExceededError
 from services.domain.file_names import path_fault
@@ -257,6 +258,7 @@ class Importer:
             self.objects.put_file(key, Path(file.local))
 
     def _finish(self, work: Import) -> str:
+        delete_leftovers(self.database, self.objects, work)
         with self.database.transaction() as conn:
             is_over = imports.finish(conn, work)
         self._forget_source(work)

@@ -21,7 +21,7 @@ from services.domain.errors import Problem
 from services.domain.failures import backoff
 from services.domain.placement import BUILDER_LEASE
 from services.domain.quotas import Quotas
-from services.store import datasets, quotas, tenants, webhook_events
+from services.store import datasets, import_leftovers, quotas, tenants, webhook_events
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from services.store.datasets import FileFacts, NewFile
 
@@ -206,12 +206,18 @@ def declare(conn: Connection, work: Import, portion: Portion, limits: Quotas) ->
     """
     facts = _key(work)
     tenants.lock(conn, work.tenant_id)
-    if conn.execute(_LOCK, facts).fetchone() is None or not conn.execute(_TOUCH, facts).rowcount:
+    if not hold(conn, work) or not conn.execute(_TOUCH, facts).rowcount:
         return False
     quotas.check_growth(conn, work.tenant_id, limits, size_bytes=portion.size_bytes)
     rows = json.dumps([(f.path, f.media, f.size_bytes, f.sha256) for f in portion.files])
+    import_leftovers.set_aside(conn, work.tenant_id, work.dataset_id, rows)
     conn.execute(_DECLARE, {**facts, "files": rows})
     return True
+
+
+def hold(conn: Connection, work: Import) -> bool:
+    """Whether this builder has the import still; then no other one takes it until the commit."""
+    return conn.execute(_LOCK, _key(work)).fetchone() is not None
 
 
 _ADVANCE: Final = SQL("""

@@ -1,5 +1,6 @@
 """Datasets that the service fetches itself: from lists of addresses and from the Hub."""
 
+import hashlib
 import io
 import json
 import os
@@ -25,7 +26,7 @@ from services.processes.request_child import RequestChild
 from services.store import abandoned_uploads, datasets, deletions, import_offers, imports, workers
 from services.store.abandoned_uploads import Abandoned
 from services.store.database import Database
-from services.store.datasets import Dataset
+from services.store.datasets import Dataset, NewFile
 from services.store.imports import Import
 from services.workers.scratch import Scratch
 from tests.support.failing_store import FailingStore, store_in
@@ -75,6 +76,10 @@ def importer(
             size=SMALL,
             free_bytes=1,
         )
+
+
+def sha256_of(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def csv_list(urls: Sequence[str]) -> str:
@@ -237,6 +242,39 @@ def test_an_import_goes_on_after_its_builder_was_killed(  # noqa: PLR0917 - fixt
         ).fetchone()
     assert row is not None
     assert row[0] == row[1]
+
+
+def test_what_a_portion_stored_that_found_something_else_later_is_deleted(
+    tenant_db: TenantDatabase, store: FailingStore, web: FileServer, importer: Importer
+) -> None:
+    """Builders died twice after they had stored a portion, and the picture was another one then."""
+    web.files["/9.png"] = File(body=picture(9))
+    other = started(tenant_db, csv_list([web.url("/9.png")]))
+    rung(importer, tenant_db, other)
+    url = web.url("/0.png")
+    path = hashlib.sha256(url.encode()).hexdigest()[:32] + ".png"
+    dataset_id = started(tenant_db, csv_list([url]))
+    for number in (5, 6, 9, 5):
+        body = picture(number)
+        new = NewFile(path=path, media="image", size_bytes=len(body), sha256=sha256_of(body))
+        portion = imports.Portion(
+            files=[new], facts=[], left_out=[], position={"row": 1}, rows_done=1, rows_total=1
+        )
+        with tenant_db.database.transaction() as conn:
+            work = imports.take(conn, tenant_db.tenant_id, dataset_id)
+            assert work is not None
+            assert imports.declare(conn, work, portion, Quotas())
+            conn.execute("UPDATE dataset_imports SET lease_until = NULL")
+        store.put_bytes(upload_key(tenant_db.tenant_id, new.sha256), body)
+    web.files["/0.png"] = File(body=picture(0))
+    rung(importer, tenant_db, dataset_id)
+
+    def is_stored(number: int) -> bool:
+        key = upload_key(tenant_db.tenant_id, sha256_of(picture(number)))
+        return store.size(key) is not None
+
+    assert [number for number in (0, 5, 6, 9) if is_stored(number)] == [0, 9]
+    assert len(content(tenant_db, dataset_id, store)) == 2
 
 
 def test_what_a_killed_portion_has_named_and_is_gone_since_is_no_part_of_the_dataset(
