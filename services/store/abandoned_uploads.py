@@ -33,6 +33,10 @@ WHERE dataset_id IN (
     SELECT dataset_id FROM datasets
     WHERE num_files IS NULL AND status = 'uploading' AND deleted_at IS NULL AND NOT {is_restored}
         AND updated_at < clock_timestamp() - make_interval(secs => %(after_s)s)
+        AND NOT EXISTS (
+            SELECT FROM dataset_imports AS import
+            WHERE import.tenant_id = datasets.tenant_id
+                AND import.dataset_id = datasets.dataset_id AND import.status = 'importing')
     ORDER BY updated_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 RETURNING tenant_id, dataset_id
 """).format(is_restored=restore_guard.IS_RESTORED)
@@ -41,7 +45,8 @@ RETURNING tenant_id, dataset_id
 def expire(conn: Connection, *, after: timedelta, limit: int) -> int:
     """Reject datasets whose upload nobody has gone on with for this long; returns how many.
 
-    None where the database is restored from a backup: then they may be completed.
+    One that the service imports ends by its import, however long that waits. None where the
+    database is restored from a backup: then they may be completed.
     """
     message = (
         f"The dataset was not completed, and for {after / timedelta(hours=1):g} hours nobody asked"

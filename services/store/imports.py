@@ -298,7 +298,6 @@ def count_failure(conn: Connection, work: Import, problem: Problem) -> bool:
         return True
     after = backoff(work.failures - 1, first=_FIRST_PAUSE, limit=_LONGEST_PAUSE)
     _give_back(conn, work, after=after, failures=work.failures)
-    conn.execute(_TOUCH, _key(work))  # it is not abandoned
     return False
 
 

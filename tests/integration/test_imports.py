@@ -435,7 +435,7 @@ def test_a_file_that_never_fits_on_the_disk_ends_the_import(
     assert dataset.errors[0]["code"] == "disk_full"
 
 
-def test_a_portion_that_ends_after_its_dataset_expired_uses_no_storage(
+def test_a_portion_that_ends_after_its_dataset_is_deleted_uses_no_storage(
     tenant_db: TenantDatabase,
 ) -> None:
     dataset_id = started(tenant_db, csv_list(["https://example.org/1.png"]))
@@ -449,7 +449,8 @@ def test_a_portion_that_ends_after_its_dataset_expired_uses_no_storage(
         assert imports.declare(conn, work, portion, Quotas())
     with tenant_db.database.transaction() as conn:
         conn.execute("UPDATE datasets SET updated_at = updated_at - interval '1 day'")
-        assert abandoned_uploads.expire(conn, after=timedelta(hours=1), limit=9) == 1
+        assert abandoned_uploads.expire(conn, after=timedelta(hours=1), limit=9) == 0
+        deletions.delete_dataset(conn, tenant_db.tenant_id, dataset_id)
     with tenant_db.database.transaction() as conn:
         assert imports.advance(conn, work, portion, rules=1) is None
         assert conn.execute("SELECT size_bytes FROM datasets").fetchone() == (0,)
