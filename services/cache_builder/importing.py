@@ -25,7 +25,6 @@ from services.cache_builder.verify import RULES
 from services.domain.errors import NotFoundError, Problem, QuotaExceededError
 from services.domain.file_names import path_fault
 from services.domain.quotas import Quotas
-from services.metrics import work as metrics
 from services.objects.errors import ObjectStoreDownError, ObjectStoreRefusedError
 from services.objects.keys import upload_key
 from services.objects.port import ObjectStore
@@ -122,58 +121,57 @@ class Importer:
 
     def _import_a_slice(self, work: Import) -> None:
         try:
-            outcome = self._advance(work)
+            self._advance(work)
         except TRANSIENT_ERRORS:
             raise
         except (ObjectStoreDownError, ObjectStoreRefusedError, OSError) as error:
             # The store fails, or this machine: it is not the source's fault.
-            outcome = self._postpone(work, type(error).__name__)
+            self._postpone(work, type(error).__name__)
         except QuotaExceededError as error:
-            outcome = self._reject(work, error.code, str(error))
+            self._reject(work, error.code, str(error))
         except NotFoundError:  # the tenant is being deleted
-            outcome = self._postpone(work, "tenant_deleted")
+            self._postpone(work, "tenant_deleted")
         except RequestFailedError as error:
             failure = error.failure
             if failure.code == UnreachableError.code:
-                outcome = self._count_failure(work, failure.code, _unreachable(failure.message))
+                self._count_failure(work, failure.code, _unreachable(failure.message))
             elif failure.category is Category.USER:
-                outcome = self._reject(
-                    work, failure.code, f"It cannot be imported: {failure.message}."
-                )
+                self._reject(work, failure.code, f"It cannot be imported: {failure.message}.")
             else:  # such as a file for which the scratch disk is too small
                 self._empty_cache()
-                outcome = self._count_failure(work, failure.code, _failed_here(failure.message))
+                self._count_failure(work, failure.code, _failed_here(failure.message))
         except ChildLostError as error:
-            outcome = self._count_failure(work, "fetcher_lost", _lost(str(error)))
+            self._count_failure(work, "fetcher_lost", _lost(str(error)))
         except Exception:  # one bad source must end with a reason, not be tried for ever
             log.exception("import_failed_unexpectedly", dataset_id=work.dataset_id)
-            outcome = self._count_failure(work, "unexpected", _UNEXPECTED)
-        metrics.imports.labels(outcome=outcome).inc()
+            self._count_failure(work, "unexpected", _UNEXPECTED)
 
-    def _advance(self, work: Import) -> str:
-        """Import portions until the slice is over; the outcome, for the metric."""
+    def _advance(self, work: Import) -> None:
+        """Import portions until the slice or the source is over."""
         ends_s = time.monotonic() + self.slice_s
-        while True:
-            if not self._has_space():
-                return self._postpone(work, "scratch_full")
+        while self._has_space():
             with self.scratch.work_folder("import") as folder:
                 reply = self._fetch(work, folder)
                 if _should_wait(work, reply):
                     first = next(row for row in reply.left_out if row.may_pass)
                     message = f"most rows cannot be fetched now, such as {first.message}"
-                    return self._count_failure(work, "rows_unreachable", _unreachable(message))
+                    self._count_failure(work, "rows_unreachable", _unreachable(message))
+                    return
                 advanced = self._store(work, reply)
-            if advanced is None:
-                return "ended"  # deleted, or another builder is ahead
+            if advanced is None:  # deleted, or another builder is ahead
+                return
             work = advanced
             if problem := _about_use(work, is_last=reply.is_last):
-                return self._reject(work, problem.code, problem.message)
+                self._reject(work, problem.code, problem.message)
+                return
             if reply.is_last:
-                return self._finish(work)
+                self._finish(work)
+                return
             if time.monotonic() >= ends_s:
                 with self.database.transaction() as conn:
                     imports.put_back(conn, work)
-                return "advanced"
+                return
+        self._postpone(work, "scratch_full")
 
     def _has_space(self) -> bool:
         """Whether a portion has room; what is kept for later requests makes way for it."""
@@ -245,55 +243,46 @@ class Importer:
             list(pool.map(partial(self._store_file, work.tenant_id), contents.values()))
         fault_point("import.stored")
         with self.database.transaction() as conn:
-            advanced = imports.advance(conn, work, portion, rules=RULES)
-        if advanced is not None:
-            metrics.import_rows.labels(outcome="left_out").inc(len(reply.left_out))
-            metrics.import_rows.labels(outcome="imported").inc(advanced.pictures - work.pictures)
-            metrics.import_bytes.inc(portion.size_bytes)
-        return advanced
+            return imports.advance(conn, work, portion, rules=RULES)
 
     def _store_file(self, tenant_id: str, file: FetchedFile) -> None:
         key = upload_key(tenant_id, file.sha256)
         if self.objects.size(key) != file.size_bytes:
             self.objects.put_file(key, Path(file.local))
 
-    def _finish(self, work: Import) -> str:
+    def _finish(self, work: Import) -> None:
         delete_leftovers(self.database, self.objects, work)
         with self.database.transaction() as conn:
             is_over = imports.finish(conn, work)
         self._forget_source(work)
-        if not is_over:
-            return "ended"
-        log.info(
-            "dataset_imported",
-            dataset_id=work.dataset_id,
-            pictures=work.pictures,
-            left_out=work.left_out,
-            fetched_bytes=work.fetched_bytes,
-        )
-        return "imported"
+        if is_over:
+            log.info(
+                "dataset_imported",
+                dataset_id=work.dataset_id,
+                pictures=work.pictures,
+                left_out=work.left_out,
+                fetched_bytes=work.fetched_bytes,
+            )
 
-    def _reject(self, work: Import, code: str, message: str) -> str:
+    def _reject(self, work: Import, code: str, message: str) -> None:
         log.warning("import_rejected", dataset_id=work.dataset_id, code=code)
         with self.database.transaction() as conn:
             imports.reject(conn, work, Problem(pointer="", code=code, message=message))
         self._forget_source(work)
-        return "rejected"
 
     def _forget_source(self, work: Import) -> None:
         shutil.rmtree(cache_folder(self._cache, work.source), ignore_errors=True)
 
-    def _postpone(self, work: Import, reason: str) -> str:
+    def _postpone(self, work: Import, reason: str) -> None:
         log.warning("import_postponed", dataset_id=work.dataset_id, reason=reason)
         with self.database.transaction() as conn:
             imports.postpone(conn, work, after=_LATER)
-        return "postponed"
 
-    def _count_failure(self, work: Import, code: str, message: str) -> str:
+    def _count_failure(self, work: Import, code: str, message: str) -> None:
         log.warning("import_failed", dataset_id=work.dataset_id, code=code, tries=work.failures)
         problem = Problem(pointer="", code=code, message=message)
         with self.database.transaction() as conn:
-            return "rejected" if imports.count_failure(conn, work, problem) else "failed"
+            imports.count_failure(conn, work, problem)
 
 
 _UNEXPECTED: Final = (

@@ -22,6 +22,7 @@ from services.metrics.exposition import serve_metrics
 from services.metrics.gpu import show_gpus
 from services.objects.open import open_store
 from services.objects.port import ObjectStore
+from services.processes.core_dumps import forbid_core_dumps
 from services.processes.request_child import RequestChild
 from services.queue.app import CACHE_QUEUE, DATASET_TASK, SHARD_TASK
 from services.queue.serve import serve
@@ -53,6 +54,7 @@ def main(library: Sequence[str] = LIBRARY) -> int:
     Exits with a traceback where the settings are wrong, or where the object store does not honour
     conditional writes.
     """
+    forbid_core_dumps()  # what decodes strangers' files runs as the same user
     settings = Settings.from_env(os.environ)
     configure("cache_builder", settings.log_format)
     show_gpus()

@@ -54,18 +54,6 @@ verifications: Final = Counter(
     "Tasks that verified files of a dataset, by outcome: verified, postponed, failed.",
     ["outcome"],
 )
-imports: Final = Counter(
-    "reverie_imports_total",
-    "Tasks that imported rows of a source, by outcome: advanced, imported, postponed, failed, or"
-    " rejected (the source cannot be used).",
-    ["outcome"],
-)
-import_rows: Final = Counter(
-    "reverie_import_rows_total", "Rows of sources that were imported or left out.", ["outcome"]
-)
-import_bytes: Final = Counter(
-    "reverie_import_bytes_total", "Bytes of files that were fetched from sources and stored."
-)
 indexer_deaths: Final = Counter(
     "reverie_indexer_deaths_total",
     "Times that the process beside this cache builder, which admits runs, ended by itself.",

@@ -288,17 +288,13 @@ def postpone(conn: Connection, work: Import, *, after: timedelta) -> None:
     _give_back(conn, work, after=after, failures=max(0, work.failures - 1))
 
 
-def count_failure(conn: Connection, work: Import, problem: Problem) -> bool:
-    """Postpone for longer each time; the last time fails the import, and says why.
-
-    Returns whether it has failed.
-    """
+def count_failure(conn: Connection, work: Import, problem: Problem) -> None:
+    """Postpone for longer each time; the last time fails the import, and says why."""
     if work.failures >= MAX_FAILURES:
         reject(conn, work, problem)
-        return True
+        return
     after = backoff(work.failures - 1, first=_FIRST_PAUSE, limit=_LONGEST_PAUSE)
     _give_back(conn, work, after=after, failures=work.failures)
-    return False
 
 
 def _give_back(conn: Connection, work: Import, *, after: timedelta, failures: int) -> None:

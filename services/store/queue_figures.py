@@ -42,6 +42,10 @@ UNION ALL
 SELECT 'publication', count(*),
     coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8
 FROM publications WHERE ring_after IS NOT NULL
+UNION ALL
+SELECT 'import', count(*),
+    coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8
+FROM dataset_imports WHERE ring_after IS NOT NULL
 """
 
 _FAILED: Final = """

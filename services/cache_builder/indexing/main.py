@@ -18,6 +18,7 @@ from services.cache_builder.indexing.index import TRACEPARENT, Indexer
 from services.domain.ids import new_id
 from services.logs.setup import configure
 from services.objects.open import open_store
+from services.processes.core_dumps import forbid_core_dumps
 from services.processes.request_child import RequestChild
 from services.queue.app import ADMISSION_TASK, CONTROL_QUEUE, IMPORT_TASK
 from services.queue.serve import serve
@@ -60,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
         except SupervisorGoneError as error:
             print(error.message, file=sys.stderr)  # noqa: T201 - nobody else reads it
             return EXIT_ORPHANED
+    forbid_core_dumps()  # what decodes strangers' files runs as the same user
     settings = Settings.from_env(os.environ)
     configure("indexer", settings.log_format)
     start_tracing("indexer", settings.otlp_endpoint)
