@@ -102,6 +102,7 @@ def test_rows_that_wait_for_a_worker_are_counted_by_kind(tenant_db: TenantDataba
         "dataset": 0,
         "shard": 1,
         "publication": 0,
+        "import": 0,
     }
     assert pending["dataset"] == PendingRows(kind="dataset", rows=0, oldest_s=0)
 

@@ -6,11 +6,12 @@ up with the link to the device, or keep the disk's queue full.
 
 import os
 import threading
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ Item = TypeVar("Item")
 _THREADS: Final = min(8, len(os.sched_getaffinity(0)))
 _READ_AHEAD: Final = 2 * _THREADS
 """How many tensors ahead of the threads the kernel is asked to read from the disk."""
+_LOOK_EVERY_S: Final = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,13 +110,14 @@ def _each_in_threads(
     items: Sequence[Item], device: torch.device, work: Callable[[_Memory, Item], None]
 ) -> None:
     """Call ``work`` with each item; the first error ends all threads and is raised."""
-    left = iter(items)
-    lock, failed = threading.Lock(), threading.Event()
+    left, lock = iter(items), threading.Lock()
+    is_over = False
     on_cuda = device.type == "cuda"
     stream = torch.cuda.current_stream(device) if on_cuda else None
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def take() -> Iterator[Item]:
-        while not failed.is_set():
+        while not is_over:
             with lock:
                 try:
                     item = next(left)
@@ -122,28 +125,43 @@ def _each_in_threads(
                     return
             yield item
 
-    @contextmanager
-    def ending_all() -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            failed.set()
-            raise
-
     def run() -> None:
+        nonlocal is_over
         # Grad mode, device and stream belong to a thread.
         on_stream = nullcontext() if stream is None else torch.cuda.stream(stream)
-        with ending_all(), torch.no_grad(), on_stream:
-            memory = _Memory(device)
-            for item in take():
-                work(memory, item)
+        try:
+            with torch.no_grad(), on_stream:
+                memory = _Memory(device)
+                for item in take():
+                    work(memory, item)
+        except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
+            is_over = True
+            ended.put(error)
+        else:
+            ended.put(None)
 
-    count = min(_THREADS, len(items))
-    # An interrupt of this thread ends the others too, also while it starts them.
-    with ThreadPoolExecutor(max(count, 1), thread_name_prefix="weights") as pool, ending_all():
-        futures = [pool.submit(run) for _ in range(count)]
-        for future in futures:
-            future.result()
+    # An interrupt of this thread ends the others too, also while it starts them. A pool, an event
+    # or a Thread will not do: their locks are taken by Python code, in which an interrupt may leave
+    # one locked, and then the other thread waits for ever. Those of a SimpleQueue are C.
+    started = 0
+    errors: list[BaseException | None] = []
+
+    def wait() -> None:
+        while len(errors) < started:
+            with suppress(Empty):  # an interrupt just before a wait would be seen at its end only
+                errors.append(ended.get(timeout=_LOOK_EVERY_S))
+
+    try:
+        for _ in range(min(_THREADS, len(items))):
+            start_new_thread(run, ())
+            started += 1
+        wait()
+    finally:
+        is_over = True
+        wait()
+    for error in errors:
+        if error is not None:
+            raise error
     if on_cuda:
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()  # the memory that the threads reused
