@@ -55,13 +55,12 @@ def fetch_bucket(
                 listing = list_pictures(bucket, reporter, own=key_of(table))
             except UnreachableError:
                 known = newest_complete(around.root, name, facts)
-                complete = None if known is None else known.complete()
-                if known is None or complete is None:
+                if known is None:
                     raise
                 reporter.log(
                     f"{backend}: the bucket cannot be reached; what was fetched before is used"
                 )
-                return known, complete
+                return known
             revision = _revision(listing, source, "" if table is None else table.token)
             with open_place(around.root, name, facts, revision, reporter) as found:
                 if (done := found.complete()) is not None:

@@ -126,14 +126,13 @@ def _fetch_dataset(
 ) -> tuple[SourcePlace, Complete]:
     name, facts = hub.dataset, described(source)
     try:
-        commit = newest_commit(hub)
+        commit = newest_commit(hub.dataset, hub.revision, hub.token)
     except UnreachableError:
         known = newest_complete(around.root, name, facts)
-        complete = None if known is None else known.complete()
-        if known is None or complete is None:
+        if known is None:
             raise
         reporter.log(f"{backend}: the Hub cannot be reached; what was fetched before is used")
-        return known, complete
+        return known
     with open_place(around.root, name, facts, commit.sha, reporter) as place:
         if (complete := place.complete()) is not None:
             return place, complete

@@ -46,15 +46,15 @@ class Commit:
     token: str | None
 
 
-def newest_commit(place: HubSource) -> Commit:
-    """The commit of the source's revision, by default of the newest; raises SourceError."""
+def newest_commit(dataset: str, revision: str | None, token: str | None) -> Commit:
+    """The commit of a revision, by default the newest one; raises SourceError."""
     from huggingface_hub import HfApi  # noqa: PLC0415 - takes a second, and is not always needed
 
-    with hub_errors(place.dataset):
-        info = HfApi().dataset_info(place.dataset, revision=place.revision, token=place.token)
+    with hub_errors(dataset):
+        info = HfApi().dataset_info(dataset, revision=revision, token=token)
     if not info.sha:
-        raise SourceError(f"{place.dataset} has no commit")
-    return Commit(name=place.dataset, sha=info.sha, token=place.token)
+        raise SourceError(f"{dataset} has no commit")
+    return Commit(name=dataset, sha=info.sha, token=token)
 
 
 def files_of(commit: Commit) -> list[HubFile]:

@@ -13,7 +13,7 @@ from trainer_core.sources.captions import captions_of_row
 from trainer_core.sources.csv_list import download
 from trainer_core.sources.errors import RowError, SourceError
 from trainer_core.sources.hub import Commit, card_of, files_of, obtain, picture_rows
-from trainer_core.sources.hub_layout import HubFile, Rows, SplitFiles, files_of_split, rows_in
+from trainer_core.sources.hub_layout import Rows, SplitFiles, files_of_split, rows_in
 from trainer_core.sources.limits import check_rows, cut_note
 from trainer_core.sources.parquet_rows import (
     columns_to_read,
@@ -90,19 +90,17 @@ def open_split(
         kept = split.files[rows.first : end]
         check_rows(len(kept))
         return PictureSplit(files=replace(split, files=kept), num_files=len(split.files))
+    by_path = {file.path: file for file in split.files}
+
+    def fetch(shard: Shard) -> Path:
+        return obtain(commit, by_path[shard.name], folder, reporter)
+
     if split.kind == "tar":
-        tars = {file.path: file for file in split.files}
-        return _tar_split(
-            split,
-            _tar_rules(source, hub),
-            lambda shard: obtain(commit, tars[shard.name], folder, reporter),
-            rows.first,
-            end,
-        )
+        return _tar_split(split, _tar_rules(source, hub), fetch, rows.first, end)
     total = _rows_in_card(card, hub.config, rows.split)
     return ShardSplit(
         shards=tuple(Shard(name=f.path, oid=f.oid, size_bytes=f.size_bytes) for f in split.files),
-        fetch=lambda shard: obtain(commit, _file_of(split, shard), folder, reporter),
+        fetch=fetch,
         read=functools.partial(
             _read_parquet,
             source=source,
@@ -213,10 +211,6 @@ def _end_of(rows: Rows, source: PictureSource) -> int | None:
     return min(ends) if ends else None
 
 
-def _file_of(split: SplitFiles, shard: Shard) -> HubFile:
-    return next(file for file in split.files if file.path == shard.name)
-
-
 def _rows_in_card(card: Mapping[str, Any], config: str | None, split: str) -> int | None:
     """How many rows a split has, as the card says; None where it does not."""
     infos = card.get("dataset_info")
@@ -245,9 +239,7 @@ def _read_parquet(
     opened = open_parquet(file)
     known = [field.name for field in opened.schema_arrow]
     image = hub.image_column
-    if (
-        image not in known and image == _USUAL_IMAGE
-    ):  # the default; a single column of pictures is it
+    if image not in known and image == _USUAL_IMAGE:  # a single column of pictures is it, too
         pictures = [f.name for f in opened.schema_arrow if _holds_pictures(f.type)]
         image = pictures[0] if len(pictures) == 1 else image
     captions = hub.captions if source.wants_captions else None

@@ -149,7 +149,7 @@ def _open_hub(
     source: PictureSource, hub: HubSource, revision: str | None, around: Reading
 ) -> OpenSource:
     if revision is None:
-        commit = newest_commit(hub)
+        commit = newest_commit(hub.dataset, hub.revision, hub.token)
     else:
         commit = Commit(name=hub.dataset, sha=revision, token=hub.token)
     split = open_split(

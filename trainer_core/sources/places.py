@@ -183,11 +183,15 @@ def open_place(
             yield SourcePlace(own, [other for other in _by_age(folder) if other != own])
 
 
-def newest_complete(root: Path, name: str, description: Mapping[str, Any]) -> SourcePlace | None:
+def newest_complete(
+    root: Path, name: str, description: Mapping[str, Any]
+) -> tuple[SourcePlace, Complete] | None:
     """The newest complete revision of a source, for a machine that cannot ask for the newest."""
-    folder = _folder_of(root, name, description)
-    places = [SourcePlace(each) for each in reversed(_by_age(folder))]
-    return next((place for place in places if place.complete() is not None), None)
+    for each in reversed(_by_age(_folder_of(root, name, description))):
+        place = SourcePlace(each)
+        if (complete := place.complete()) is not None:
+            return place, complete
+    return None
 
 
 def _folder_of(root: Path, name: str, description: Mapping[str, Any]) -> Path:

@@ -51,8 +51,6 @@ class _Record:
     pictures: int
     left_out: int
     why: tuple[str, ...]
-    is_whole: bool
-    """Every row was wanted; else it has to be read again for others."""
     fault: str = ""
     """Of the shard, as of an ``OpenShard``."""
 
@@ -153,13 +151,11 @@ def _store(shard: Shard, before: int, reader: ShardReader, total: int) -> _Recor
     reader.tally.add(own)
     with contextlib.suppress(OSError):
         file.unlink()
-    is_whole = first == 0 and (end is None or end >= opened.num_rows)
     return _Record(
         num_rows=opened.num_rows,
         pictures=own.pictures,
         left_out=own.left_out,
         why=tuple(own.why),
-        is_whole=is_whole,
         fault=opened.fault,
     )
 
@@ -216,7 +212,6 @@ def _records_of(folder: Path) -> dict[str, _Record]:
                     pictures=int(read["pictures"]),
                     left_out=int(read["left_out"]),
                     why=tuple(str(each) for each in read["why"]),
-                    is_whole=bool(read["is_whole"]),
                     fault=str(read.get("fault", "")),
                 )
     return found

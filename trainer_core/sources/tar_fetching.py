@@ -37,11 +37,10 @@ def fetch_tars(
         found = find_tars(place, around, wants_captions=source.wants_captions)
     except UnreachableError:
         known = newest_complete(around.root, name, facts)
-        complete = None if known is None else known.complete()
-        if known is None or complete is None:
+        if known is None:
             raise
         reporter.log(f"{backend}: the tar files cannot be reached; what was fetched before is used")
-        return known, complete
+        return known
     with open_place(around.root, name, facts, revision_of(found), reporter) as own:
         if (complete := own.complete()) is not None:
             return own, complete

@@ -18,12 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from trainer_core.config.simpletuner.source_types import (
-    CaptionColumns,
-    HubSource,
-    RowFilter,
-    TarSource,
-)
+from trainer_core.config.simpletuner.source_types import TarSource
 from trainer_core.disk import writing
 from trainer_core.paths import find_folder, is_file, places_of
 from trainer_core.progress import Reporter
@@ -276,17 +271,17 @@ def _asked(url: str, around: Surroundings) -> Remote | FetchError:
 
 
 def _remote(remote: Remote, name: str, around: Surroundings) -> Findable:
+    token = f"{remote.url}-{remote.mark}-{remote.size_bytes}"
     return Findable(
         name=name,
         at=remote.url,
-        token=f"{remote.url}-{remote.mark}-{remote.size_bytes}",
+        token=token,
         size_bytes=remote.size_bytes,
-        have=partial(_downloaded, remote, name, around),
+        have=partial(_downloaded, remote, token, name, around),
     )
 
 
-def _downloaded(remote: Remote, name: str, around: Surroundings, way: OnTheWay) -> Path:
-    token = f"{remote.url}-{remote.mark}-{remote.size_bytes}"
+def _downloaded(remote: Remote, token: str, name: str, around: Surroundings, way: OnTheWay) -> Path:
     file = _place_of(way, token, PurePosixPath(name).suffix)
     mib = remote.size_bytes >> 20
 
@@ -314,17 +309,7 @@ def _downloaded(remote: Remote, name: str, around: Surroundings, way: OnTheWay) 
 
 def _in_dataset(dataset: str, source: TarSource) -> dict[str, Findable]:
     """Path → tar file or index in a dataset of the Hub, in the order of their paths."""
-    hub = HubSource(
-        dataset=dataset,
-        revision=None,
-        split="train",
-        config=None,
-        image_column="image",
-        captions=CaptionColumns(columns=()),
-        rows=RowFilter(),
-        token=source.token,
-    )
-    commit = newest_commit(hub)
+    commit = newest_commit(dataset, None, source.token)
     start = f"{source.subfolder}/" if source.subfolder else ""
     return {
         each.path: Findable(
