@@ -277,22 +277,18 @@ ORDER BY run_id FOR UPDATE OF runs
 """).format(columns=columns_of(Run))
 
 
-def readmit_needing(conn: Connection, tenant_id: str, shard: str, digests: Collection[str]) -> int:
-    """Have runs indexed again that wait for one of these entries of a shard; returns how many."""
-    found = _needing(conn, tenant_id, shard, digests)
-    for run in found:
+def readmit_needing(conn: Connection, tenant_id: str, shard: str, digests: Collection[str]) -> None:
+    """Have runs indexed again that wait for one of these entries of a shard."""
+    for run in _needing(conn, tenant_id, shard, digests):
         _readmit(conn, run)
-    return len(found)
 
 
 def fail_needing(
     conn: Connection, tenant_id: str, shard: str, digests: Collection[str], failure: Failure
-) -> int:
-    """Fail the runs that wait for one of these entries of a shard; returns how many."""
-    found = _needing(conn, tenant_id, shard, digests)
-    for run in found:
+) -> None:
+    """Fail the runs that wait for one of these entries of a shard."""
+    for run in _needing(conn, tenant_id, shard, digests):
         transitions.change_status(conn, run, RunStatus.FAILED, reason=failure)
-    return len(found)
 
 
 def _needing(conn: Connection, tenant_id: str, shard: str, digests: Collection[str]) -> list[Run]:
