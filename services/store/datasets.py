@@ -77,13 +77,14 @@ class DatasetFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileFacts:
-    """What verification measured in one file."""
+    """What verification, or an import, found in one file."""
 
     path: str
     width_px: int | None = None
     height_px: int | None = None
     lit: Lit | None = None
     text: str | None = None
+    left_out: dict[str, str] | None = None
 
 
 _CREATE: Final = """
@@ -231,6 +232,31 @@ def count_files(conn: Connection, tenant_id: str, dataset_id: str) -> tuple[int,
     row = conn.execute(_COUNTS, (tenant_id, dataset_id)).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
+
+
+_SET_FACTS: Final = """
+UPDATE dataset_files SET width_px = (found ->> 1)::integer, height_px = (found ->> 2)::integer,
+    lit = found ->> 3, text = found ->> 4, left_out = (found ->> 5)::jsonb, verified_by = %s
+FROM json_array_elements(%s::json) AS found
+WHERE tenant_id = %s AND dataset_id = %s AND path = found ->> 0
+"""
+
+
+def set_facts(
+    conn: Connection,
+    tenant_id: str,
+    dataset_id: str,
+    facts: Iterable[FileFacts],
+    *,
+    rules: int | None,
+) -> None:
+    """Note what was found in files of a dataset.
+
+    ``rules``: the number of the rules that they were verified by; None: they were not.
+    """
+    found = [(f.path, f.width_px, f.height_px, f.lit, f.text, f.left_out) for f in facts]
+    if found:
+        conn.execute(_SET_FACTS, (rules, json.dumps(found), tenant_id, dataset_id))
 
 
 _CAPTION_BYTES: Final = """

@@ -229,12 +229,6 @@ WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND fence = %(fe
     AND status = 'importing' AND position IS NOT DISTINCT FROM %(before)s
 RETURNING {columns}
 """).format(columns=columns_of(Import))
-_SET_FACTS: Final = """
-UPDATE dataset_files SET width_px = (found ->> 1)::integer, height_px = (found ->> 2)::integer,
-    lit = found ->> 3, text = found ->> 4, verified_by = (found ->> 5)::integer
-FROM json_array_elements(%(found)s::json) AS found
-WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND path = found ->> 0
-"""
 _GROW: Final = """
 UPDATE datasets SET size_bytes = size_bytes + %(size_bytes)s
 WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s
@@ -264,8 +258,7 @@ def advance(conn: Connection, work: Import, portion: Portion, *, rules: int) -> 
         advanced = cursor.execute(_ADVANCE, facts).fetchone()
     if advanced is None or not conn.execute(_GROW, facts).rowcount:
         return None
-    found = [(f.path, f.width_px, f.height_px, f.lit, f.text, rules) for f in portion.facts]
-    conn.execute(_SET_FACTS, {**facts, "found": json.dumps(found)})
+    datasets.set_facts(conn, work.tenant_id, work.dataset_id, portion.facts, rules=rules)
     return advanced
 
 
@@ -333,17 +326,16 @@ WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND status = 'up
 """
 
 
-def reject(conn: Connection, work: Import, problem: Problem) -> bool:
+def reject(conn: Connection, work: Import, problem: Problem) -> None:
     """The import has failed: its dataset is rejected, and the files that it has are deleted later.
 
-    False where the import has ended before.
+    No change where the import has ended before.
     """
     if not _end(conn, work, "failed"):
-        return False
+        return
     conn.execute(_REJECT, {**_key(work), "errors": Jsonb([asdict(problem)])})
     datasets.wake_runs(conn, work.tenant_id, work.dataset_id)
     webhook_events.announce_dataset(conn, work.tenant_id, work.dataset_id, status="rejected")
-    return True
 
 
 def _end(conn: Connection, work: Import, status: str) -> bool:

@@ -16,7 +16,8 @@ import json
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, Final, Literal
+from functools import partial
+from typing import Final, Literal
 
 from psycopg import sql
 from psycopg.rows import class_row
@@ -189,13 +190,6 @@ WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND status = 've
     AND verified_to = %(verified_to)s
 RETURNING {columns}
 """).format(columns=_COLUMNS)
-_SET_FACTS: Final = """
-UPDATE dataset_files SET width_px = (found ->> 1)::integer, height_px = (found ->> 2)::integer,
-    lit = found ->> 3, text = found ->> 4, left_out = (found ->> 5)::jsonb,
-    verified_by = (found ->> 6)::integer
-FROM json_array_elements(%(found)s::json) AS found
-WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND path = found ->> 0
-"""
 
 
 def record(
@@ -232,18 +226,19 @@ def record(
     with conn.cursor(row_factory=class_row(Verification)) as cursor:
         advanced = cursor.execute(_RECORD, row).fetchone()
     if advanced is not None:
-        good = [*facts, *(file.facts for file in batch if file.known_from == "content")]
-        reasons = {p.pointer: {"code": p.code, "message": p.message} for p in left_out}
-        # What older rules found in one that is bad by these does not stay.
-        wrong = {file.path for file in batch if file.known_from is None}
-        wrong -= {f.path for f in facts} | reasons.keys()
-        found: list[tuple[Any, ...]] = [
-            *((f.path, f.width_px, f.height_px, f.lit, f.text, None, rules) for f in good),
-            *((path, *[None] * 4, reason, rules) for path, reason in reasons.items()),
-            *((path, *[None] * 6) for path in wrong),
+        found = [
+            *facts,
+            *(
+                FileFacts(path=p.pointer, left_out={"code": p.code, "message": p.message})
+                for p in left_out
+            ),
         ]
-        if found:
-            conn.execute(_SET_FACTS, {**_key(work), "found": json.dumps(found)})
+        # What older rules found in one that is bad by these does not stay.
+        wrong = {file.path for file in batch if file.known_from is None} - {f.path for f in found}
+        found += [file.facts for file in batch if file.known_from == "content"]
+        note = partial(datasets.set_facts, conn, work.tenant_id, work.dataset_id)
+        note(found, rules=rules)
+        note([FileFacts(path=path) for path in wrong], rules=None)
     return advanced
 
 
