@@ -20,7 +20,7 @@ CODE: Final = "upload_expired"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Abandoned:
-    """A dataset that expired or is being deleted, whose files may still be stored."""
+    """A dataset that stored contents which it may no longer need: expired, deleted or imported."""
 
     tenant_id: str
     dataset_id: str
