@@ -6,7 +6,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import torch
@@ -267,3 +269,49 @@ def test_an_interrupt_ends_the_reading(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
 
         assert process.wait(timeout=20) == -signal.SIGINT
+
+
+def test_an_interrupt_at_any_instruction_ends_all_threads(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file({f"t{number}": torch.ones(4) for number in range(3)}, file)
+
+    at = 1
+    while interrupted_at(at, file):
+        at += 1
+
+    assert at > 50
+
+
+def interrupted_at(last: int, file: Path) -> bool:
+    """Whether the thread that waits has so many instructions; it is interrupted at this one."""
+    seen, has_returned = 0, False
+    late: list[str] = []
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., object] | None:
+        nonlocal seen
+        if not frame.f_code.co_qualname.startswith("_each_in_threads"):
+            return None
+        frame.f_trace_opcodes = True
+        seen += event == "opcode"
+        if seen == last and event == "opcode":
+            raise KeyboardInterrupt
+        return trace
+
+    def then(_: torch.Tensor) -> None:
+        if has_returned:
+            late.append("read")
+
+    def read() -> None:
+        nonlocal has_returned
+        reads = [Read(stored=each, then=then) for each in read_header(file).values()]
+        sys.settrace(trace)
+        with suppress(KeyboardInterrupt):
+            read_tensors(reads, CPU)
+        has_returned = True
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(timeout=20)
+    assert not reader.is_alive(), f"interrupted at instruction {last}, it waits for ever"
+    assert not late
+    return seen >= last

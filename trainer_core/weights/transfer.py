@@ -114,7 +114,10 @@ def _each_in_threads(
     is_over = False
     on_cuda = device.type == "cuda"
     stream = torch.cuda.current_stream(device) if on_cuda else None
-    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+    threads: list[int] = []
+    errors: list[BaseException | None] = []
+    """One for each thread that has ended; None where it ended well."""
+    ended: SimpleQueue[None] = SimpleQueue()
 
     def take() -> Iterator[Item]:
         while not is_over:
@@ -127,34 +130,34 @@ def _each_in_threads(
 
     def run() -> None:
         nonlocal is_over
-        # Grad mode, device and stream belong to a thread.
-        on_stream = nullcontext() if stream is None else torch.cuda.stream(stream)
         try:
+            # Grad mode, device and stream belong to a thread.
+            on_stream = nullcontext() if stream is None else torch.cuda.stream(stream)
             with torch.no_grad(), on_stream:
                 memory = _Memory(device)
                 for item in take():
                     work(memory, item)
         except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
             is_over = True
-            ended.put(error)
+            errors.append(error)
         else:
-            ended.put(None)
+            errors.append(None)
+        ended.put(None)
 
     # An interrupt of this thread ends the others too, also while it starts them. A pool, an event
     # or a Thread will not do: their locks are taken by Python code, in which an interrupt may leave
     # one locked, and then the other thread waits for ever. Those of a SimpleQueue are C.
-    started = 0
-    errors: list[BaseException | None] = []
-
     def wait() -> None:
-        while len(errors) < started:
-            with suppress(Empty):  # an interrupt just before a wait would be seen at its end only
-                errors.append(ended.get(timeout=_LOOK_EVERY_S))
+        while len(errors) < len(threads):
+            # An interrupt just before it waits is seen at its end only, and one just after it may
+            # take what was got.
+            with suppress(Empty):
+                ended.get(timeout=_LOOK_EVERY_S)
 
     try:
-        for _ in range(min(_THREADS, len(items))):
-            start_new_thread(run, ())
-            started += 1
+        count = min(_THREADS, len(items))
+        # One call in C: no interrupt comes between the start of a thread and its place in the list.
+        threads.extend(map(start_new_thread, [run] * count, [()] * count))
         wait()
     finally:
         is_over = True
