@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 from pydantic import ValidationError
 
+from services.cache_builder.downloads import download_upload
 from services.cache_builder.holding import renewed
 from services.domain.failures import infra_failure
 from services.metrics import work as metrics
@@ -24,8 +25,6 @@ from services.objects.errors import (
     ObjectStoreDownError,
     ObjectStoreRefusedError,
 )
-from services.objects.keys import upload_key
-from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
 from services.objects.shards import delete_shard, put_shard
 from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
@@ -49,8 +48,6 @@ _LATER: Final = timedelta(seconds=10)
 _ENDS_ENCODER: Final = frozenset({"gpu_failed", "gpu_memory_taken"})
 """After an error of the GPU its process can use it no more. Where others hold the memory, the check
 of the GPU would count what the encoder holds as theirs."""
-_DOWNLOADS: Final = 2
-"""Damage on the way is repaired by a second one."""
 _PUSH_AGAIN: Final = "create the dataset again and upload its files"
 
 
@@ -193,10 +190,8 @@ class Builder:
     def _download(self, tenant_id: str, entry: Picture, local: Path) -> Failure | None:
         """Download a picture; the failure of runs that need it where it is lost or damaged."""
         try:
-            for _ in range(_DOWNLOADS):
-                self.objects.get_to(upload_key(tenant_id, entry.sha256), local)
-                if sha256_of(local) == entry.sha256:
-                    return None
+            if download_upload(self.objects, tenant_id, entry.sha256, local):
+                return None
             code, wrong = "input_corrupt", "is not the file that was verified"
         except ObjectMissingError:
             code, wrong = "input_missing", "is no longer in the object store"

@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 LIBRARY: Final = (sys.executable, "-m", "trainer_core")
 _DECODING_S: Final = 60.0
-"""A batch of pictures that takes longer is tried one by one; a picture that does is rejected."""
+"""A batch of pictures that takes longer is tried one by one; a picture that does is left out."""
 _SCRATCH_BYTES: Final = MAX_UPLOAD_BYTES
 """What has to be free again after a full disk: the largest file of a dataset, an adapter. A large
 shard and its pictures take half of it."""

@@ -17,6 +17,7 @@ from typing import Final
 
 import structlog
 
+from services.cache_builder.downloads import download_upload
 from services.cache_builder.holding import renewed
 from services.domain.errors import Problem
 from services.metrics.work import verifications
@@ -26,7 +27,6 @@ from services.objects.errors import (
     ObjectStoreRefusedError,
 )
 from services.objects.keys import upload_key
-from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
 from services.processes.request_child import ChildLostError, RequestChild, RequestFailedError
 from services.store import verification
@@ -52,8 +52,6 @@ _LATER: Final = timedelta(seconds=10)
 _FILES_AT_ONCE: Final = 32
 _KNOWN_AT_ONCE: Final = 1024
 """Files of a batch that were verified before."""
-_DOWNLOADS: Final = 2
-"""Damage on the way is repaired by a second one."""
 _BYTES_AT_ONCE: Final = 16 << 20
 """Limit of a batch, which is recorded at once; one file is always allowed."""
 
@@ -238,10 +236,8 @@ class Verifier:
             wrong = f"has {size_bytes} bytes, {file.size_bytes} were declared"
             return _problem(file.path, "size_mismatch", wrong)
         try:
-            for _ in range(_DOWNLOADS):
-                self.objects.get_to(key, local)
-                if sha256_of(local) == file.sha256:
-                    return None
+            if download_upload(self.objects, tenant_id, file.sha256, local):
+                return None
         except ObjectMissingError:
             return _problem(file.path, "not_uploaded", "was not uploaded")
         self.objects.delete(key)  # what is stored already is not uploaded again
