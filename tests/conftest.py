@@ -19,6 +19,8 @@ pytest_plugins = [
     "tests.support.dispatching",
     "tests.support.objects",
     "tests.support.hub",
+    "tests.support.file_server",
+    "tests.support.buckets",
     "tests.support.resolving",
     "tests.support.wandb_server",
     "tests.support.service",

@@ -15,12 +15,11 @@ from services.cli.connection import CommandError, Invocation
 from services.cli.plan_report import Report, report_on
 from services.cli.program import app
 from services.cli.source_fetching import local_folders, networks_in
-from tests.support.file_server import File, FileServer
+from tests.support.file_server import OWN, File, FileServer
 from tests.support.local_commands import Commands
 from tests.support.pictures import picture
 from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS
 
-OWN = "127.0.0.2"
 NETWORK = f"{OWN}/32"
 
 

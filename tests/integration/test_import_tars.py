@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_sources_tars import OWN, tar_of
-from tests.support.file_server import File, FileServer
+from tests.support.file_server import OWN, File, FileServer
 from tests.support.pictures import picture
+from tests.support.tars import tar_of
 from trainer_core.commands.fetch import Fetcher
 from trainer_core.process.import_requests import FetchRequest
 from trainer_core.sources.errors import SourceError

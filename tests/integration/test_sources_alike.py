@@ -3,14 +3,13 @@
 import ipaddress
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
 
-from tests.support.file_server import File, FileServer
+from tests.support.file_server import OWN, File, FileServer
 from tests.support.hub import HubServer
 from tests.support.pictures import picture
 from tests.unit.config_examples import TINY_CONFIG, import_small
@@ -21,7 +20,6 @@ from trainer_core.progress import SilentReporter
 from trainer_core.sources.fetching import fetch_source
 from trainer_core.sources.surroundings import Surroundings
 
-OWN = "127.0.0.2"
 FILES = {
     f"{stem}{suffix}": body
     for n, stem in enumerate(("a", "in/b", "in/deep/c"))
@@ -31,12 +29,6 @@ FILES = {
     )
 }
 Backend = Callable[[Path, FileServer, HubServer], dict[str, Any]]
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer(OWN) as running:
-        yield running
 
 
 def _write(folder: Path) -> Path:
@@ -113,20 +105,15 @@ def test_nothing_is_encoded_twice(
     backend: Backend,
     tmp_path: Path,
     server: FileServer,
-    hub_server: HubServer,
-    monkeypatch: pytest.MonkeyPatch,
+    on_the_hub: HubServer,
 ) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
-    template = f"{hub_server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     wanted, _ = index_of(
         {"instance_data_dir": "pics", "caption_strategy": "textfile"},
         tmp_path,
         _write(tmp_path / "files"),
     )
 
-    found, plan = index_of(backend(tmp_path, server, hub_server), tmp_path)
+    found, plan = index_of(backend(tmp_path, server, on_the_hub), tmp_path)
 
     assert len(wanted.entries) > 3
     assert {each.digest for each in found.entries} == {each.digest for each in wanted.entries}

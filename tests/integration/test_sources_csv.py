@@ -1,12 +1,11 @@
 """Lists of addresses become folders of pictures: what comes, what is left out, and goes on."""
 
 import ipaddress
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.file_server import File, FileServer
+from tests.support.file_server import INSIDE, OWN, File, FileServer
 from tests.support.pictures import picture
 from tests.support.stopping import Stopping
 from trainer_core.config.simpletuner.source_types import CsvSource, PictureSource
@@ -15,14 +14,6 @@ from trainer_core.progress import SilentReporter
 from trainer_core.sources.errors import SourceError
 from trainer_core.sources.fetching import FetchedSource, fetch_source
 from trainer_core.sources.surroundings import Surroundings
-
-OWN, INSIDE = "127.0.0.2", "127.0.0.1"
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer(OWN) as running:
-        yield running
 
 
 def write_list(folder: Path, rows: list[tuple[str, str]], name: str = "list.csv") -> Path:

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from huggingface_hub import constants
 
 from tests.support.hub import HubServer
 from tests.support.pictures import picture
 from tests.support.stopping import Stopping
+from tests.support.tars import content
 from trainer_core.config.simpletuner.source_types import (
     CaptionColumns,
     HubSource,
@@ -28,14 +28,7 @@ from trainer_core.sources.surroundings import Surroundings
 
 NAME = "someone/cats"
 
-
-@pytest.fixture(autouse=True)
-def _on_the_hub(hub_server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
-    template = f"{hub_server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+pytestmark = pytest.mark.usefixtures("on_the_hub")
 
 
 def source_of(*columns: str, **keys: Any) -> PictureSource:
@@ -57,17 +50,6 @@ def get(
 ) -> FetchedSource:
     around = Surroundings(root=tmp_path / "sources", folders=(tmp_path,))
     return fetch_source("cats", source, around, reporter or SilentReporter())
-
-
-def content(found: FetchedSource) -> dict[str, tuple[bytes, str]]:
-    """Path of each picture without its suffix → its bytes and its captions."""
-    result = {}
-    for file in sorted(found.folder.rglob("*")):
-        if file.is_file() and file.suffix != ".txt":
-            text = file.with_suffix(".txt")
-            key = file.relative_to(found.folder).with_suffix("").as_posix()
-            result[key] = file.read_bytes(), text.read_text() if text.exists() else ""
-    return result
 
 
 def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -1,22 +1,15 @@
 """Downloads from strangers' addresses: what is fetched, what is refused, and that limits hold."""
 
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.file_server import File, FileServer
+from tests.support.file_server import INSIDE, OWN, File, FileServer
 from trainer_core.web.fetching import Fetched, FetchError, FetchLimits, fetch, shown_url
 
-OWN, INSIDE = "127.0.0.2", "127.0.0.1"
 BODY = bytes(range(256)) * 40
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer(OWN) as running:
-        yield running
 
 
 def get(

@@ -1,12 +1,17 @@
 """A web server for downloads: real HTTP, which answers each path as its test says."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
+
+import pytest
+
+OWN, INSIDE = "127.0.0.2", "127.0.0.1"
+"""Addresses of two servers: tests allow the first one only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,3 +113,10 @@ class FileServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    """At ``OWN``."""
+    with FileServer(OWN) as running:
+        yield running

@@ -379,3 +379,14 @@ def hub_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def on_the_hub(hub_server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HubServer:
+    """The same; what this process downloads from the Hub, without a token, comes from it."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
+    template = f"{hub_server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return hub_server
