@@ -21,6 +21,7 @@ pytest_plugins = [
     "tests.support.hub",
     "tests.support.file_server",
     "tests.support.buckets",
+    "tests.support.importing",
     "tests.support.resolving",
     "tests.support.wandb_server",
     "tests.support.service",
