@@ -1,13 +1,11 @@
 """The dispatcher on a real PostgreSQL and a real Redis: admission, rings, offers, sweeps."""
 
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from services.cache_builder.indexing.index import Indexer
-from services.dispatcher.health import Health
 from services.dispatcher.loop import Dispatcher
 from services.domain.errors import Problem
 from services.queue.app import (
@@ -17,12 +15,9 @@ from services.queue.app import (
     trainer_queue,
     worker_queue,
 )
-from services.queue.rings import Rings
 from services.store import datasets, imports, publications, run_lists, shards
-from services.store.database import DatabaseDownError
 from tests.support.dispatching import DispatcherAndIndexer, build_all_shards, real_plan
 from tests.support.objects import plain_folder
-from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
 from tests.support.runs import LEASE, TenantDatabase, result_of
 from tests.support.verifying import end_verification
@@ -31,31 +26,6 @@ from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 
 TRAIN = trainer_queue("cpu")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-        self.jumps_s: list[float] = []
-        """Seconds to add before each of the next readings."""
-
-    def __call__(self) -> float:
-        if self.jumps_s:
-            self.now_s += self.jumps_s.pop(0)
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def dispatcher(
-    tenant_db: TenantDatabase, redis_server: RedisServer, clock: Clock
-) -> Iterator[Dispatcher]:
-    with Rings(redis_server.url) as rings:
-        yield dispatcher_of(tenant_db, rings, clock)
 
 
 @pytest.fixture
@@ -71,23 +41,6 @@ def service(
         objects=plain_folder(tmp_path / "objects"),
     )
     return DispatcherAndIndexer(dispatcher=dispatcher, indexer=indexer)
-
-
-def dispatcher_of(tenant_db: TenantDatabase, rings: Rings, clock: Clock) -> Dispatcher:
-    return Dispatcher(
-        database=tenant_db.database,
-        rings=rings,
-        health=Health(60, clock),
-        offer=timedelta(seconds=10),
-        heartbeat=timedelta(seconds=10),
-        max_attempts=3,
-    )
-
-
-def let_health_recover(dispatcher: Dispatcher, clock: Clock) -> None:
-    for _ in range(61):
-        clock.now_s += 1
-        dispatcher.health.note_answer()
 
 
 def test_imports_are_rung_one_a_builder_and_not_again_while_they_are_offered(
@@ -359,50 +312,3 @@ def test_with_the_broker_down_rows_stay_due(
     assert queues(TRAIN) == 1
     assert queues(NOTIFY_QUEUE) == 1
     assert queues(CACHE_QUEUE) > 0
-
-
-def test_a_dead_lease_is_swept_only_by_a_dispatcher_without_an_outage(
-    tenant_db: TenantDatabase, dispatcher: Dispatcher, clock: Clock
-) -> None:
-    claim = tenant_db.held()
-    tenant_db.let_lease_run_out(claim.run_id)
-    dispatcher.round()
-    assert tenant_db.run(claim.run_id).is_held
-    let_health_recover(dispatcher, clock)
-    dispatcher.round()
-    assert not tenant_db.run(claim.run_id).is_held
-    assert tenant_db.attempts(claim.run_id)[0].outcome == "lost"
-
-
-def test_a_sweep_with_a_database_outage_inside_is_rolled_back(
-    tenant_db: TenantDatabase, dispatcher: Dispatcher, clock: Clock
-) -> None:
-    claim = tenant_db.held()
-    let_health_recover(dispatcher, clock)
-    tenant_db.let_lease_run_out(claim.run_id)
-    # Read after the first statement, before the sweep, and before its commit.
-    clock.jumps_s = [0, 0, 40]
-    dispatcher.sweep()
-    assert clock.jumps_s == []
-    assert tenant_db.run(claim.run_id).is_held
-    assert tenant_db.attempts(claim.run_id)[0].outcome is None
-
-
-def test_after_an_outage_holders_get_a_fresh_lease(
-    postgres_server: PostgresServer, tenant_db: TenantDatabase, dispatcher: Dispatcher, clock: Clock
-) -> None:
-    claim = tenant_db.held()
-    let_health_recover(dispatcher, clock)
-    tenant_db.let_lease_run_out(claim.run_id)
-    postgres_server.stop("immediate")
-    try:
-        with pytest.raises(DatabaseDownError):
-            dispatcher.round()
-    finally:
-        postgres_server.start()
-    dispatcher.round()
-    assert tenant_db.run(claim.run_id).is_held
-    tenant_db.ledger.renew(claim.run_id, claim.fence, lease=LEASE)
-    let_health_recover(dispatcher, clock)
-    dispatcher.round()
-    assert tenant_db.run(claim.run_id).is_held

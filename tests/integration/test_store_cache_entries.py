@@ -5,100 +5,28 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
 from services.cache_builder.indexing.deciding import needed_entries
-from services.domain.ledger import CachedShard
-from services.store import admission, cache_entries, shard_removal, shards
+from services.store import admission, cache_entries, shards
 from services.store.cache_entries import NeededEntries, NeededShard
 from services.store.database import DatabaseBusyError
-from services.store.shard_removal import Refused, Rule, Shard, Taken
-from tests.support.runs import INDEX, LEASE, TenantDatabase, failure
-from tests.unit.config_examples import TINY_CONFIG, import_small
-from trainer_core.data.index import DataIndex, FileItem
-from trainer_core.data.indexing import build_index
+from tests.support.cache_entries import (
+    admit,
+    build_all,
+    digests_of,
+    index_of,
+    linked,
+    packed,
+    to_encode,
+)
+from tests.support.runs import LEASE, TenantDatabase, failure
+from trainer_core.data.index import DataIndex
 from trainer_core.data.shards import ShardSpec
-
-PLAN = import_small(backends=[{"id": "photos", "caption_strategy": "textfile"}]).plan
-Needs = Callable[[Collection[str]], Sequence[NeededShard]]
-
-
-def index_of(pictures: Iterable[int], *, folder: str = "") -> DataIndex:
-    """The data of a run with these pictures, all with one caption."""
-    items = [
-        FileItem(
-            backend="photos",
-            path=f"{folder}{number}.png",
-            sha256=f"{number:064x}",
-            width_px=256,
-            height_px=256,
-            captions=("a photo",),
-        )
-        for number in pictures
-    ]
-    return build_index(PLAN, items, TINY_CONFIG)
-
-
-def digests_of(index: DataIndex) -> set[str]:
-    return {entry.digest for entry in index.entries}
-
-
-def admit(db: TenantDatabase, needed: NeededEntries, run_id: str | None = None) -> str:
-    """A run with this data; its id."""
-    run_id = run_id or db.queued().run_id
-    with db.database.transaction() as conn:
-        assert admission.admit(conn, run_id, INDEX, needed, [])
-    return run_id
-
-
-def packed(db: TenantDatabase) -> dict[str, set[str]]:
-    """The entries of each shard of the tenant."""
-    with db.database.transaction() as conn:
-        rows = conn.execute(
-            "SELECT shard, array_agg(digest) FROM cache_entries WHERE tenant_id = %s GROUP BY 1",
-            (db.tenant_id,),
-        ).fetchall()
-        (shard_rows,) = conn.execute(
-            "SELECT array_agg(digest) FROM cache_shards WHERE tenant_id = %s", (db.tenant_id,)
-        ).fetchall()
-    assert {shard for shard, _ in rows} == set(shard_rows[0] or ()), "each shard has entries"
-    return {shard: set(entries) for shard, entries in rows}
-
-
-def linked(db: TenantDatabase, run_id: str) -> set[str]:
-    """Entries of the shards that the run needs."""
-    of_shard = packed(db)
-    return {entry for shard in db.shards_of(run_id) for entry in of_shard[shard]}
-
-
-def to_encode(db: TenantDatabase) -> Counter[str]:
-    """How often each entry is in the spec of a shard."""
-    with db.database.transaction() as conn:
-        rows = conn.execute(
-            "SELECT spec FROM cache_shards WHERE tenant_id = %s", (db.tenant_id,)
-        ).fetchall()
-    found: Counter[str] = Counter()
-    for (spec,) in rows:
-        found.update(ShardSpec.model_validate(spec).digests())
-    return found
-
-
-def build_all(db: TenantDatabase, *, entry_bytes: int = 7) -> None:
-    for shard, entries in packed(db).items():
-        stored = CachedShard(
-            digest=shard,
-            kind="latents",
-            manifest_sha256="e" * 64,
-            size_bytes=100,
-            entries=dict.fromkeys(entries, entry_bytes),
-        )
-        with db.database.transaction() as conn:
-            shards.done(conn, db.tenant_id, shard, stored)
 
 
 def at_once(needed: NeededEntries, barrier: threading.Barrier) -> NeededEntries:
@@ -290,130 +218,6 @@ def test_a_run_that_is_admitted_again_forgets_the_shards_of_its_older_index(
     admit(tenant_db, needed_entries(changed), run_id)
 
     assert linked(tenant_db, run_id) == digests_of(changed)
-
-
-def taking(db: TenantDatabase, digest: str) -> Taken | Refused:
-    """Take the shard away, as of runs that are over for long."""
-    with db.database.transaction() as conn:
-        shard = Shard(tenant_id=db.tenant_id, digest=digest)
-        return shard_removal.take(conn, shard, Rule.AGE, 60.0, lease=timedelta(minutes=1))
-
-
-def dropping(db: TenantDatabase, taken: Taken) -> bool:
-    with db.database.transaction() as conn:
-        return shard_removal.drop(conn, taken, Rule.AGE, 60.0)
-
-
-def unneeded(db: TenantDatabase, index: DataIndex) -> set[str]:
-    """Stored shards with these entries; their run is over for long."""
-    run_id = admit(db, needed_entries(index))
-    build_all(db)
-    with db.database.transaction() as conn:
-        conn.execute(
-            "UPDATE runs SET status = 'succeeded', stage = NULL,"
-            " finished_at = clock_timestamp() - interval '1 day' WHERE run_id = %s",
-            (run_id,),
-        )
-    return set(packed(db))
-
-
-def is_waiting(future: Future[Taken | Refused] | Future[str]) -> bool:
-    """Whether it is still under way a moment later."""
-    time.sleep(0.3)
-    return not future.done()
-
-
-def test_a_shard_stays_where_a_run_starts_to_need_it_first(tenant_db: TenantDatabase) -> None:
-    index = index_of(range(3))
-    old = unneeded(tenant_db, index)
-    run_id = tenant_db.queued().run_id
-    with ThreadPoolExecutor(1) as pool:
-        with tenant_db.database.transaction() as conn:
-            assert admission.admit(conn, run_id, INDEX, needed_entries(index), [])
-            future = pool.submit(taking, tenant_db, next(iter(old)))
-            assert is_waiting(future), "until it is certain that the run is admitted"
-        assert future.result(10) is Refused.NEEDED
-    assert tenant_db.shards_of(run_id) == dict.fromkeys(old, "done")
-    assert tenant_db.run(run_id).stage == "capacity"
-
-
-def test_a_shard_that_is_being_taken_away_is_built_again_for_the_run(
-    tenant_db: TenantDatabase,
-) -> None:
-    index = index_of(range(3))
-    old = unneeded(tenant_db, index)
-    taken = [taking(tenant_db, digest) for digest in old]
-
-    run_id = admit(tenant_db, needed_entries(index))
-
-    assert tenant_db.shards_of(run_id) == dict.fromkeys(old, "pending")
-    for each in taken:
-        assert isinstance(each, Taken)
-        assert shards_taken(tenant_db, each.shard.digest) is False, "its objects are deleted now"
-        assert not dropping(tenant_db, each)
-        assert shards_taken(tenant_db, each.shard.digest) is True
-    assert linked(tenant_db, run_id) == digests_of(index)
-
-
-def shards_taken(db: TenantDatabase, digest: str) -> bool:
-    """Whether a builder gets the shard."""
-    with db.database.transaction() as conn:
-        return shards.take(conn, db.tenant_id, digest) is not None
-
-
-def test_a_shard_that_was_taken_away_halfway_is_built_for_nobody_and_for_the_next_run(
-    tenant_db: TenantDatabase,
-) -> None:
-    index = index_of(range(3))
-    old = unneeded(tenant_db, index)
-    for digest in old:
-        assert isinstance(taking(tenant_db, digest), Taken)
-    # The process died when the objects were deleted, and the lease runs out.
-    with tenant_db.database.transaction() as conn:
-        conn.execute("UPDATE cache_shards SET lease_until = NULL, ring_after = clock_timestamp()")
-    assert not any(shards_taken(tenant_db, digest) for digest in old)
-    assert not any(shards_taken(tenant_db, digest) for digest in old), "nor later"
-    tenant_db.builder()
-
-    run_id = admit(tenant_db, needed_entries(index))
-
-    assert tenant_db.shards_of(run_id) == dict.fromkeys(old, "pending")
-    with tenant_db.database.transaction() as conn:
-        due = "SELECT count(*) FROM cache_shards WHERE ring_after <= clock_timestamp()"
-        assert conn.execute(due).fetchone() == (len(old),)
-    assert all(shards_taken(tenant_db, digest) for digest in old)
-
-
-def test_the_next_sweep_ends_what_one_before_began(tenant_db: TenantDatabase) -> None:
-    for digest in (old := unneeded(tenant_db, index_of(range(3)))):
-        assert isinstance(taking(tenant_db, digest), Taken)
-    with tenant_db.database.transaction() as conn:
-        conn.execute("UPDATE cache_shards SET lease_until = NULL")
-    for digest in old:
-        again = taking(tenant_db, digest)
-        assert isinstance(again, Taken)
-        assert not again.was_done
-        assert dropping(tenant_db, again)
-    assert packed(tenant_db) == {}
-
-
-def test_entries_of_a_shard_that_was_just_taken_away_go_into_a_new_one(
-    tenant_db: TenantDatabase,
-) -> None:
-    index = index_of(range(3))
-    run_id = tenant_db.queued().run_id
-    taken = taking(tenant_db, next(iter(unneeded(tenant_db, index))))
-    assert isinstance(taken, Taken)
-    with ThreadPoolExecutor(1) as pool:
-        with tenant_db.database.transaction() as conn:
-            assert shard_removal.drop(conn, taken, Rule.AGE, 60.0)
-            future = pool.submit(admit, tenant_db, needed_entries(index), run_id)
-            assert is_waiting(future), "for the end of the deletion"
-        future.result(10)
-
-    assert to_encode(tenant_db) == Counter(digests_of(index))
-    assert linked(tenant_db, run_id) == digests_of(index)
-    assert tenant_db.shards_of(run_id)[taken.shard.digest] == "pending"
 
 
 def test_a_run_with_20000_entries_is_admitted_in_seconds(tenant_db: TenantDatabase) -> None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,11 @@ import torch
 from services.trainer.failures import AttemptFailedError
 from services.trainer.feed_order import FeedOrder
 from services.trainer.feeder import Feeder
+from tests.support.feeding import index_of, latents_at, order_of, sampler_in
 from tests.support.waiting import wait_until
-from tests.unit.config_examples import import_small
 from trainer_core.data.entries import EntryFolder, encoded, write_entry
 from trainer_core.data.entry_files import entry_name, wanted_folder
-from trainer_core.data.index import Caption, Crop, DataIndex, Encoding, Entry, Sample
-from trainer_core.data.orders import sampler_of
-from trainer_core.data.sampler import MicroBatch, Sampler
+from trainer_core.data.index import DataIndex
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
 
@@ -31,47 +28,6 @@ ROOM_BYTES = SIZE_BYTES + 1024
 """What an entry of that size counts in the folder: its file has a header."""
 FETCHES = 8
 """At the same time."""
-
-
-def index_of(num_samples: int, *, num_held_out: int = 0) -> DataIndex:
-    """An entry for the latents of each sample, and then one text for all; contents do not matter.
-
-    The last samples are held out.
-    """
-    encoding = Encoding(kind="text", encoder={})
-    contents = [Caption(text=f"{n}") for n in range(num_samples + 1)]
-    return DataIndex(
-        samples=tuple(
-            Sample(
-                backend="photos",
-                path=f"{n}.png",
-                held_out=n >= num_samples - num_held_out,
-                width_px=64,
-                height_px=64,
-                repeats=0,
-                latents=n,
-                texts=(num_samples,),
-            )
-            for n in range(num_samples)
-        ),
-        encodings=(encoding,),
-        entries=tuple(
-            Entry(digest=encoding.digest_of(each), encoding=0, content=each) for each in contents
-        ),
-        prompts={"": num_samples},
-    )
-
-
-def sampler_in(index: DataIndex, **options: Any) -> Sampler:
-    """Of a run of 10 steps with batches of one; ``options``: of its data backend."""
-    photos = [{"id": "photos", "caption_strategy": "filename", **options}]
-    plan = import_small({"train_batch_size": 1, "seed": 7}, backends=photos).plan
-    return sampler_of(plan.identity, index)
-
-
-def order_of(index: DataIndex, *, per_step: int = 1, sampler: Sampler | None = None) -> FeedOrder:
-    sampler = sampler or sampler_in(index)
-    return FeedOrder(index, sampler, micro_batches_per_step=per_step)
 
 
 class Source:
@@ -149,87 +105,6 @@ def requests(folder: Path) -> list[str]:
     return [path.name for path in wanted_folder(folder).iterdir()]
 
 
-def latents_at(index: DataIndex, step: int) -> str:
-    """Digest of the latents that the step after ``step`` steps needs."""
-    (position,) = sampler_in(index).micro_batch(step).samples
-    return index.entries[index.samples[position].latents].digest
-
-
-def test_the_order_is_that_of_the_first_use() -> None:
-    index = index_of(12, num_held_out=2)
-    digests = [entry.digest for entry in index.entries]
-    text, held_out = digests[12], digests[10:12]
-    used = list(dict.fromkeys(latents_at(index, i) for i in range(40)))
-    later = list(dict.fromkeys(latents_at(index, i) for i in range(7, 47)))
-    assert len(used) == len(later) == 10
-
-    order = order_of(index)
-
-    assert list(order.digests_from(0)) == [text, *held_out, *used], "validation comes first"
-    assert list(order.digests_from(7)) == [text, *later, *held_out]
-
-
-def test_masks_come_with_their_images_and_only_the_caption_that_is_drawn() -> None:
-    plain = index_of(9)
-    masked = tuple(
-        sample.model_copy(update={"mask": n + 3, "texts": (n + 6, 9)})
-        for n, sample in enumerate(plain.samples[:3])
-    )
-    index = plain.model_copy(update={"samples": masked})
-    batches = [sampler_in(index).micro_batch(i) for i in range(3)]
-    expected = [9]  # the prompt
-    for batch in batches:
-        ((sample,), (caption,)) = batch.samples, batch.captions
-        expected += [sample, sample + 3, masked[sample].texts[caption]]
-
-    found = order_of(index).digests_from(0)
-
-    expected_digests = list(dict.fromkeys(index.entries[each].digest for each in expected))
-    assert list(islice(found, len(expected_digests))) == expected_digests
-
-
-def test_of_several_crops_only_the_one_that_is_used_comes_now() -> None:
-    plain = index_of(9)
-    samples = tuple(
-        sample.model_copy(update={"more_crops": (Crop(latents=n + 3, mask=n + 6),)})
-        for n, sample in enumerate(plain.samples[:3])
-    )
-    index = plain.model_copy(update={"samples": samples})
-    batches = [sampler_in(index).micro_batch(i) for i in range(6)]
-    expected = [9]  # the prompt
-    for batch in batches:
-        ((sample,), (crop,)) = batch.samples, batch.crops
-        expected += [sample + 3, sample + 6] if crop else [sample]
-
-    found = order_of(index).digests_from(0)
-
-    assert [index.entries[each].digest for each in dict.fromkeys(expected)] == list(
-        islice(found, 10)
-    )
-    assert len(set(expected)) == 10  # in two epochs, both crops of each image
-
-
-class CountingSampler:
-    def __init__(self, index: DataIndex) -> None:
-        self._sampler = sampler_in(index)
-        self.timeline = self._sampler.timeline
-        self.calls = 0
-
-    def micro_batch(self, i: int) -> MicroBatch:
-        self.calls += 1
-        return self._sampler.micro_batch(i)
-
-
-def test_the_order_ends_where_no_backend_is_left() -> None:
-    """The look-ahead goes beyond the last step."""
-    index = index_of(300)
-    order = order_of(index, per_step=1, sampler=sampler_in(index, end_step=20))
-    endless = list(order_of(index, per_step=1).digests_from(0))
-
-    assert list(order.digests_from(0))[:21] == endless[:21]  # the empty prompt first
-    assert sorted(order.digests_from(19)) == sorted(endless)
-
-
 def test_nothing_is_needed_for_steps_after_the_last_one(tmp_path: Path) -> None:
     index = index_of(40)
     sampler = sampler_in(index)
@@ -281,25 +156,6 @@ def test_what_is_needed_soon_is_made_again_only_as_it_is_used(tmp_path: Path) ->
             soon = {index.entries[n].digest for n in sampler.micro_batch(step + 90).samples}
             wait_until(lambda soon=soon: soon <= held(part), what="entries ahead", deadline_s=10)
     assert len(made) - before <= 9
-
-
-def test_as_the_step_goes_on_only_new_batches_are_computed() -> None:
-    index = index_of(300)
-    sampler = CountingSampler(index)
-    order = order_of(index, per_step=4, sampler=sampler)
-    first = list(order.digests_from(0))
-    looked_ahead = sampler.calls
-    assert looked_ahead > 300
-
-    for step in range(1, 11):
-        assert len(list(order.digests_from(step))) == len(first)
-        assert len(list(order.digests_from(step))) == len(first)
-    assert sampler.calls == looked_ahead + 10 * 4
-
-    expected = list(order_of(index, per_step=4).digests_from(10))
-    assert list(order.digests_from(10)) == expected
-    assert list(order.digests_from(5_000)) == list(order_of(index, per_step=4).digests_from(5_000))
-    assert list(order.digests_from(10)) == expected, "after a step back, too"
 
 
 def test_all_entries_are_fetched_in_order_several_at_a_time(tmp_path: Path) -> None:

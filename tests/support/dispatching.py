@@ -1,8 +1,9 @@
-"""Fixtures for tests of the dispatcher: base models, queues, plans, shards, and an indexer."""
+"""Fixtures for tests of the dispatcher: clock, base models, queues, plans, shards, an indexer."""
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 import redis
 
 from services.cache_builder.indexing.index import Indexer
+from services.dispatcher.health import Health
 from services.dispatcher.loop import Dispatcher
 from services.domain.ledger import CachedShard
+from services.queue.rings import Rings
 from services.store import shards
 from tests.support.redis import RedisServer
 from tests.support.runs import TenantDatabase
@@ -84,3 +87,45 @@ class DispatcherAndIndexer:
         self.dispatcher.ring_for_admission()
         index_offered(self.indexer)
         self.dispatcher.round()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.jumps_s: list[float] = []
+        """Seconds to add before each of the next readings."""
+
+    def __call__(self) -> float:
+        if self.jumps_s:
+            self.now_s += self.jumps_s.pop(0)
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def dispatcher(
+    tenant_db: TenantDatabase, redis_server: RedisServer, clock: Clock
+) -> Iterator[Dispatcher]:
+    with Rings(redis_server.url) as rings:
+        yield dispatcher_of(tenant_db, rings, clock)
+
+
+def dispatcher_of(tenant_db: TenantDatabase, rings: Rings, clock: Clock) -> Dispatcher:
+    return Dispatcher(
+        database=tenant_db.database,
+        rings=rings,
+        health=Health(60, clock),
+        offer=timedelta(seconds=10),
+        heartbeat=timedelta(seconds=10),
+        max_attempts=3,
+    )
+
+
+def let_health_recover(dispatcher: Dispatcher, clock: Clock) -> None:
+    for _ in range(61):
+        clock.now_s += 1
+        dispatcher.health.note_answer()
