@@ -182,6 +182,7 @@ def import_(
 
             if not as_json:
                 output.print_note(f"importing into {dataset['id']}")
+            # An import takes as long as its source, and goes on where the wait is interrupted.
             with _shown_progress() as show_progress:
                 dataset = wait_ready(client, dataset["id"], float("inf"), show_progress)
     if as_json:

@@ -97,8 +97,8 @@ def submit(
 ) -> None:
     """Queue a run from SimpleTuner's files, exactly as they are; with --sweep several, as a batch.
 
-    Pictures that are elsewhere (a list of addresses, the Hub) are
-    fetched into REVERIE_HOME on this machine first, and then pushed.
+    Pictures that are elsewhere (a list of addresses, the Hub, a bucket, tar
+    files) are fetched into REVERIE_HOME on this machine first, and then pushed.
 
     A local file that init_lora names is pushed first; run_… names an earlier run.
     The exit status is 1 where some runs of a sweep were refused; the others are queued.

@@ -79,8 +79,9 @@ def train(
 ) -> None:
     """Train from SimpleTuner's files on this machine, exactly as they are, without the service.
 
-    Pictures that are elsewhere (a list of addresses, the Hub) are
-    fetched once into REVERIE_HOME (~/.reverie/sources) and kept there.
+    Pictures that are elsewhere (a list of addresses, the Hub, a bucket, tar
+    files) are fetched once into REVERIE_HOME (~/.reverie/sources) and kept
+    there.
 
     Images and captions are encoded once and kept. The same command again
     resumes from the newest checkpoint, unless resume_from_checkpoint is empty

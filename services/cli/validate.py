@@ -76,8 +76,8 @@ def validate(
     """Resolve SimpleTuner's files and show the plan. Nothing is trained.
 
     It needs no GPU and no weights of the base model, and no network but for
-    pictures that are elsewhere (a list of addresses, the Hub): they
-    are fetched as a run does, and kept for it.
+    pictures that are elsewhere (a list of addresses, the Hub, a bucket, tar
+    files): they are fetched as a run does, and kept for it.
 
     Shown: what is trained, with which optimizer, schedule and number of
     steps; the images in each bucket, and how much of them a crop cuts away;
