@@ -141,8 +141,8 @@ class Fetcher:
             stopping,
             leaves_out_first=request.leaves_out_first,
         )
-        fetched = list_file if request.list_file is None else None
-        return _reply(portion, opened, None if fetched is None else str(fetched))
+        is_new = list_file is not None and request.list_file is None
+        return _reply(portion, opened, str(list_file) if is_new else None)
 
     def _cache_for(self, root: Path, backend: Mapping[str, JsonValue]) -> Path:
         """The folder of this source; of others those that were not used for longest go."""
@@ -189,8 +189,10 @@ def _list_of(
     request: FetchRequest, source: PictureSource, folder: Path, stopping: threading.Event
 ) -> Path | None:
     """The list of the source on this machine; None where it has none."""
-    if request.list_file is not None or not has_list(source):
-        return None if request.list_file is None else Path(request.list_file)
+    if request.list_file is not None:
+        return Path(request.list_file)
+    if not has_list(source):
+        return None
     address, file = list_address(source), folder / f"list{list_suffix(source)}"
     assert address is not None
     try:

@@ -103,7 +103,7 @@ class Attempt:
         Raises:
             TrainerError: any failure.
         """
-        while True:
+        while True:  # each turn without images that an earlier one could not encode
             try:
                 return self._train(plan, found, data_dirs)
             except UnusableImagesError as error:  # they are left out, which changes the data

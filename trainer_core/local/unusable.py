@@ -53,7 +53,7 @@ def usable_index(
     has noted. Raises PlanError, or what ``fill_masks`` does.
     """
     unusable = noted_unusable(cache)
-    while True:
+    while True:  # each turn without masks that an earlier one found to be black
         index = build_index(
             plan, data.items, base.transformer_config, base=base.folder, unusable=unusable
         )
