@@ -18,6 +18,7 @@ from trainer_core.sources.folder_table import rows_of_folder
 from trainer_core.sources.hub import Commit, picture_rows
 from trainer_core.sources.hub_layout import HubFile, SplitFiles
 from trainer_core.sources.rows import Row, caption_text, own_key, safe_key
+from trainer_core.sources.tables import NamedCaptions
 
 COLUMNS = CaptionColumns(columns=("text",))
 
@@ -65,7 +66,8 @@ def test_lists_in_lists_of_captions_are_read_to_a_bound() -> None:
 def test_pictures_with_one_stem_have_captions_of_their_own(tmp_path: Path) -> None:
     table = CaptionTable(path="t", filename_column="id", captions=COLUMNS, has_suffixes=True)
     captions = {"in/a.png": ("one",), "in/a.JPG": ("two",)}
-    rows = list(rows_of_folder(tmp_path, dict.fromkeys(captions, "1"), table, captions, []))
+    named = NamedCaptions(name="t", table=table, captions=captions)
+    rows = list(rows_of_folder(tmp_path, dict.fromkeys(captions, "1"), named))
 
     assert rows[0].key == "in/a"
     assert rows[1].key != rows[0].key

@@ -15,10 +15,10 @@ from trainer_core.config.simpletuner.source_types import PictureSource
 from trainer_core.data.captions import MAX_CAPTION_BYTES, decode_caption
 from trainer_core.errors import BadCaptionError
 from trainer_core.sources.bucket_client import Bucket, BucketObject
-from trainer_core.sources.bucket_table import NamedCaptions
 from trainer_core.sources.errors import ChangedError, RowError
 from trainer_core.sources.places import SourcePlace
 from trainer_core.sources.rows import Row, own_key, refuse, safe_key, suffix_in
+from trainer_core.sources.tables import NamedCaptions
 from trainer_core.sources.texts import KeptTexts
 
 _THREADS: Final = 8

@@ -1,20 +1,18 @@
 """Captions of a bucket's pictures in a table: a file of this machine, or one of its objects."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from trainer_core.config.simpletuner.source_types import CaptionTable, PictureSource
-from trainer_core.data.folder import some_of
+from trainer_core.config.simpletuner.source_types import PictureSource
 from trainer_core.disk import writing
-from trainer_core.in_words import counted
 from trainer_core.paths import is_file, places_of
 from trainer_core.sources.bucket_client import Bucket, BucketObject
 from trainer_core.sources.errors import RowError, SourceError
 from trainer_core.sources.places import SourcePlace
-from trainer_core.sources.tables import MAX_TABLE_BYTES, captions_by_table, read_table
+from trainer_core.sources.tables import MAX_TABLE_BYTES, NamedCaptions, read_table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,32 +22,6 @@ class FoundTable:
     at: Path | BucketObject
     token: str
     """Names its content."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NamedCaptions:
-    """The captions of a table."""
-
-    name: str
-    table: CaptionTable
-    captions: Mapping[str, tuple[str, ...]]
-    missing: list[str] = field(default_factory=list)
-    """Paths that were asked for and that it lacks."""
-
-    def of(self, path: str) -> tuple[str, ...]:
-        """The captions of a picture; its name where the table lacks it."""
-        found, is_there = captions_by_table(self.captions, self.table, path)
-        if not is_there:
-            self.missing.append(path)
-        return found
-
-    def notes(self) -> list[str]:
-        """A sentence about what it lacks; none where it lacks nothing."""
-        if not self.missing:
-            return []
-        what = counted(len(self.missing), "picture")
-        names = some_of(self.missing)
-        return [f"{what} not in {self.name} have their names as captions: {names}"]
 
 
 def find_table(bucket: Bucket, source: PictureSource, folders: Sequence[Path]) -> FoundTable | None:

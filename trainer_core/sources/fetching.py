@@ -14,8 +14,6 @@ from trainer_core.config.simpletuner.source_types import (
     PictureSource,
     TarSource,
 )
-from trainer_core.data.folder import some_of
-from trainer_core.in_words import counted
 from trainer_core.paths import find_folder, places_of
 from trainer_core.progress import Reporter
 from trainer_core.sources.bucket import fetch_bucket
@@ -28,7 +26,7 @@ from trainer_core.sources.limits import cut_note, limited
 from trainer_core.sources.places import Complete, SourcePlace, newest_complete, open_place
 from trainer_core.sources.rows import Tally, store_rows
 from trainer_core.sources.surroundings import Surroundings, described, finished, local_file
-from trainer_core.sources.tables import read_table
+from trainer_core.sources.tables import NamedCaptions, read_table
 from trainer_core.sources.tar_fetching import fetch_tars
 
 
@@ -177,10 +175,10 @@ def _fetch_captions(
         if (complete := found.complete()) is not None:
             return found, complete
         found.prepare()
-        tally, missing = Tally(), list[str]()
-        kept = limited(pictures, source)
+        tally, kept = Tally(), limited(pictures, source)
+        named = NamedCaptions(name=file.name, table=table, captions=read_table(file, table))
         store_rows(
-            rows_of_folder(folder, kept, table, read_table(file, table), missing),
+            rows_of_folder(folder, kept, named),
             len(kept),
             found,
             reporter,
@@ -188,10 +186,5 @@ def _fetch_captions(
             stage=f"captions of {backend}",
             max_file_bytes=source.max_file_bytes,
         )
-        notes = list(cut_note(len(pictures), len(kept)))
-        if missing:
-            notes.append(
-                f"{counted(len(missing), 'picture')} not in {file.name} have their names as "
-                f"captions: {some_of(missing)}"
-            )
+        notes = [*cut_note(len(pictures), len(kept)), *named.notes()]
         return found, finished(found, tally, notes)

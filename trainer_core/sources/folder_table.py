@@ -5,10 +5,9 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from trainer_core.config.simpletuner.source_types import CaptionTable
 from trainer_core.data.folder import list_files
 from trainer_core.sources.rows import Row, own_key, suffix_in
-from trainer_core.sources.tables import captions_by_table
+from trainer_core.sources.tables import NamedCaptions
 
 
 def pictures_in(folder: Path) -> dict[str, str]:
@@ -21,25 +20,18 @@ def pictures_in(folder: Path) -> dict[str, str]:
 
 
 def rows_of_folder(
-    folder: Path,
-    pictures: Mapping[str, str],
-    table: CaptionTable,
-    captions: Mapping[str, tuple[str, ...]],
-    missing: list[str],
+    folder: Path, pictures: Mapping[str, str], named: NamedCaptions
 ) -> Iterator[Row]:
-    """The rows of a folder; names of pictures that the table lacks are added to ``missing``."""
+    """The rows of a folder."""
     taken: set[str] = set()
     for path, token in pictures.items():
-        found, is_there = captions_by_table(captions, table, path)
-        if not is_there:
-            missing.append(path)
         suffix = suffix_in(path)
         yield Row(
             key=own_key(path[: len(path) - len(suffix)], path, taken),
             token=token,
             suffix=suffix,
             label=path,
-            captions=found,
+            captions=named.of(path),
             write=functools.partial(_link, folder / path),
         )
 

@@ -2,18 +2,52 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from trainer_core.config.plan import plain_backend
 from trainer_core.config.simpletuner.source_types import CaptionTable
 from trainer_core.data.captions import captions_of
+from trainer_core.data.folder import some_of
+from trainer_core.in_words import counted
 from trainer_core.sources.captions import captions_of_row
 from trainer_core.sources.errors import SourceError
 from trainer_core.sources.parquet_rows import open_parquet
 
 MAX_TABLE_BYTES: Final = 4 << 30
 _NAMES: Final = plain_backend("names", role="train", caption_strategy="filename")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedCaptions:
+    """The captions of a table."""
+
+    name: str
+    table: CaptionTable
+    captions: Mapping[str, tuple[str, ...]]
+    """As ``read_table`` gives them."""
+    missing: list[str] = field(default_factory=list)
+    """Paths that were asked for and that it lacks."""
+
+    def of(self, path: str) -> tuple[str, ...]:
+        """The captions of a file by its path in the folder.
+
+        As in SimpleTuner, a file that the table lacks is captioned by its name.
+        """
+        found = self.captions.get(_key(path, has_suffix=self.table.has_suffixes))
+        if found is None:
+            self.missing.append(path)
+            return captions_of(_NAMES, path, None)
+        return found
+
+    def notes(self) -> list[str]:
+        """A sentence about what it lacks; none where it lacks nothing."""
+        if not self.missing:
+            return []
+        what = counted(len(self.missing), "picture")
+        names = some_of(self.missing)
+        return [f"{what} not in {self.name} have their names as captions: {names}"]
 
 
 def read_table(file: Path, table: CaptionTable) -> dict[str, tuple[str, ...]]:
@@ -38,22 +72,6 @@ def read_table(file: Path, table: CaptionTable) -> dict[str, tuple[str, ...]]:
                 row, table.captions
             )
     return found
-
-
-def captions_by_table(
-    captions: Mapping[str, tuple[str, ...]], table: CaptionTable, path: str
-) -> tuple[tuple[str, ...], bool]:
-    """The captions of a file, and whether the table has it.
-
-    As in SimpleTuner, a file that the table lacks is captioned by its name.
-
-    ``path``: relative to the folder of the files.
-    """
-    key = _key(path, has_suffix=table.has_suffixes)
-    found = captions.get(key)
-    if found is None:
-        return captions_of(_NAMES, path, None), False
-    return found, True
 
 
 def _key(name: str, *, has_suffix: bool) -> str:
