@@ -10,7 +10,7 @@ from tests.support.pictures import picture
 from trainer_core.progress import SilentReporter
 from trainer_core.sources.places import Complete, open_place
 from trainer_core.sources.rows import Row, Tally
-from trainer_core.sources.shards import OpenShard, Shard, ShardReader, store_shards
+from trainer_core.sources.shards import OpenShard, Shard, ShardReader, ShardSplit, store_shards
 from trainer_core.sources.tables import json_lines
 
 
@@ -32,12 +32,17 @@ class Source:
                 tally=tally,
                 stage="fetching",
                 max_file_bytes=1 << 20,
+            )
+            split = ShardSplit(
+                shards=tuple(Shard(name=n, oid=f"digest-{n}", size_bytes=1) for n in names),
                 fetch=lambda shard: place.folder / shard.name,
                 read=self._read,
                 key_of=lambda number, _: f"{number:04d}",
+                first=0,
                 end=None,
+                total=None,
             )
-            store_shards([Shard(name=n, oid=f"digest-{n}", size_bytes=1) for n in names], reader)
+            store_shards(split, reader)
             place.finish(Complete(pictures=tally.pictures, left_out=0, notes=()))
             complete = place.complete()
             assert complete is not None, "what was counted is there"

@@ -24,7 +24,7 @@ from trainer_core.sources.parquet_rows import (
 )
 from trainer_core.sources.places import SourcePlace
 from trainer_core.sources.rows import Row, Tally, refuse, store_rows, suffix_in
-from trainer_core.sources.shards import OpenShard, Shard, ShardReader, store_shards
+from trainer_core.sources.shards import OpenShard, Shard, ShardReader, ShardSplit, store_shards
 from trainer_core.sources.tars import TarRules, open_tar, shard_keys, shard_of
 from trainer_core.web.fetching import FetchLimits
 from trainer_core.web.public_addresses import Network
@@ -42,20 +42,6 @@ class PictureSplit:
     """With the pictures that are taken."""
     num_files: int
     """Also those that are not taken."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardSplit:
-    """A split whose files have many rows each."""
-
-    shards: tuple[Shard, ...]
-    fetch: Callable[[Shard], Path]
-    """As in ``ShardReader``, and so are the others."""
-    read: Callable[[Shard, Path, int], OpenShard]
-    key_of: Callable[[int, str], str]
-    first: int
-    end: int | None
-    total: int | None
 
 
 def open_split(
@@ -153,14 +139,8 @@ def store_split(
                 tally=tally,
                 stage=stage,
                 max_file_bytes=source.max_file_bytes,
-                fetch=split.fetch,
-                read=split.read,
-                key_of=split.key_of,
-                first=split.first,
-                end=split.end,
-                total=split.total,
             )
-            store_shards(split.shards, reader)
+            store_shards(split, reader)
             return tally, ()
         case _:
             assert_never(split)

@@ -23,10 +23,10 @@ from trainer_core.progress import SilentReporter
 from trainer_core.sources.csv_list import read_list, rows_of_list
 from trainer_core.sources.errors import SourceError
 from trainer_core.sources.hub import Commit, newest_commit, picture_rows
-from trainer_core.sources.hub_fetching import PictureSplit, ShardSplit, open_split
+from trainer_core.sources.hub_fetching import PictureSplit, open_split
 from trainer_core.sources.limits import check_rows, limited
 from trainer_core.sources.rows import Row
-from trainer_core.sources.shards import Shard
+from trainer_core.sources.shards import Shard, ShardSplit
 from trainer_core.sources.surroundings import Surroundings
 from trainer_core.sources.tar_fetching import open_tars, revision_of
 from trainer_core.sources.tar_places import OnTheWay, find_tars
@@ -79,7 +79,7 @@ class OpenSource:
     start: Position
     total: int | None
     """How many rows there are; None where it is not known."""
-    contents: "_List | _Pictures | _Shards"
+    contents: "_List | _Pictures | ShardSplit"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,11 +92,6 @@ class _Pictures:
     commit: Commit
     hub: HubSource
     split: PictureSplit
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Shards:
-    split: ShardSplit
 
 
 def open_source(source: PictureSource, revision: str | None, around: Reading) -> OpenSource:
@@ -142,7 +137,7 @@ def _open_tars(
         max_bytes=_MAX_SHARD_BYTES,
     )
     split = open_tars(found, source, place, way)
-    return OpenSource(start=start, total=None, contents=_Shards(split=split))
+    return OpenSource(start=start, total=None, contents=split)
 
 
 def _open_hub(
@@ -168,7 +163,7 @@ def _open_hub(
             return OpenSource(start=start, total=len(files.files), contents=pictures)
         case ShardSplit(total=total, first=first):
             wanted = None if total is None else max(0, total - first)
-            return OpenSource(start=start, total=wanted, contents=_Shards(split=split))
+            return OpenSource(start=start, total=wanted, contents=split)
         case _:
             assert_never(split)
 
@@ -188,8 +183,8 @@ def steps_from(
         case _Pictures(commit=commit, hub=hub, split=split):
             rows = picture_rows(commit, split.files, source, hub, around.cache, first=position.row)
             return _numbered(rows, position)
-        case _Shards(split=split):
-            return _steps_of_shards(split, position)
+        case ShardSplit():
+            return _steps_of_shards(opened.contents, position)
         case _:
             assert_never(opened.contents)
 
@@ -198,9 +193,8 @@ def rows_done(opened: OpenSource, position: Position) -> int:
     """How many rows of the source are before a position, those included that a filter drops."""
     number = position.before + position.row
     match opened.contents:
-        case _Shards(split=split):
-            end = number if split.end is None else min(number, split.end)
-            return max(0, end - split.first)
+        case ShardSplit(first=first, end=end):
+            return max(0, (number if end is None else min(number, end)) - first)
         case _List() | _Pictures():
             return number
         case _:

@@ -7,7 +7,7 @@ revision: its pictures are linked.
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -56,36 +56,43 @@ class _Record:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShardReader:
-    """How the shards of one source are read."""
+class ShardSplit:
+    """The shards of one source, and how they are read."""
 
-    place: SourcePlace
-    reporter: Reporter
-    tally: Tally
-    stage: str
-    max_file_bytes: int
+    shards: tuple[Shard, ...]
     fetch: Callable[[Shard], Path]
     """Have a shard on this disk; the same again goes on after an interruption."""
     read: Callable[[Shard, Path, int], OpenShard]
     """Its rows; the last argument is the number of rows in the shards before it."""
     key_of: Callable[[int, str], str]
     """The key of a row by its number in all shards, and its key in an earlier revision."""
+    first: int
     end: int | None
     """Rows before this number are taken."""
-    first: int = 0
-    total: int | None = None
+    total: int | None
     """Rows of all shards, where it is known."""
 
 
-def store_shards(shards: Sequence[Shard], reader: ShardReader) -> list[str]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardReader:
+    """Where the rows of shards go, and who hears of it."""
+
+    place: SourcePlace
+    reporter: Reporter
+    tally: Tally
+    stage: str
+    max_file_bytes: int
+
+
+def store_shards(split: ShardSplit, reader: ShardReader) -> list[str]:
     """Store the rows of shards, in their order; the faults of shards that are not whole.
 
     Raises SourceError where they have more rows than are fetched without being asked, and what
     ``store_rows`` raises.
     """
-    place, takes_all = reader.place, reader.first == 0 and reader.end is None
+    place, takes_all = reader.place, split.first == 0 and split.end is None
     before = done_bytes = 0
-    all_bytes = sum(shard.size_bytes for shard in shards)
+    all_bytes = sum(shard.size_bytes for shard in split.shards)
     records = _records_of(place.folder)
     earlier = {
         oid: record
@@ -93,24 +100,24 @@ def store_shards(shards: Sequence[Shard], reader: ShardReader) -> list[str]:
         for oid, record in _records_of(folder).items()
     }
     faults: list[str] = []
-    for shard in shards:
-        if reader.end is not None and before >= reader.end:
+    for shard in split.shards:
+        if split.end is not None and before >= split.end:
             break
-        total = reader.total or _guess(before, done_bytes, all_bytes)
+        total = split.total or _guess(before, done_bytes, all_bytes)
         record, old = records.get(shard.oid), earlier.get(shard.oid)
         if record is not None and _has_all(record, place.of_shard(shard.oid)):
             reader.tally.add(_tally_of(record, len(place.of_shard(shard.oid))))
         elif old is not None and takes_all and _has_all(old, place.of_earlier_shard(shard.oid)):
             record = old
-            _adopt(shard, before, reader, old)
+            _adopt(shard, before, split, reader, old)
         else:
-            record = _store(shard, before, reader, total)
+            record = _store(shard, before, split, reader, total)
             _note(place, shard, record)
         if record.fault:
             faults.append(record.fault)
         before += record.num_rows
         done_bytes += shard.size_bytes
-        if reader.end is None:
+        if split.end is None:
             check_rows(before)
     return faults
 
@@ -128,12 +135,14 @@ def _guess(before: int, done_bytes: int, all_bytes: int) -> int:
     return round(before * all_bytes / done_bytes) if done_bytes else 0
 
 
-def _store(shard: Shard, before: int, reader: ShardReader, total: int) -> _Record:
+def _store(
+    shard: Shard, before: int, split: ShardSplit, reader: ShardReader, total: int
+) -> _Record:
     reader.place.check_space(shard.size_bytes)
-    file = reader.fetch(shard)
-    opened = reader.read(shard, file, before)
+    file = split.fetch(shard)
+    opened = split.read(shard, file, before)
     own = Tally()
-    first, end = max(0, reader.first - before), None if reader.end is None else reader.end - before
+    first, end = max(0, split.first - before), None if split.end is None else split.end - before
     wanted = (
         row for number, row in opened.rows if number >= first and (end is None or number < end)
     )
@@ -160,7 +169,9 @@ def _store(shard: Shard, before: int, reader: ShardReader, total: int) -> _Recor
     )
 
 
-def _adopt(shard: Shard, before: int, reader: ShardReader, record: _Record) -> None:
+def _adopt(
+    shard: Shard, before: int, split: ShardSplit, reader: ShardReader, record: _Record
+) -> None:
     """Link the pictures of an unchanged shard of an earlier revision."""
     rows = []
     for row in reader.place.of_earlier_shard(shard.oid).values():
@@ -169,7 +180,7 @@ def _adopt(shard: Shard, before: int, reader: ShardReader, record: _Record) -> N
         text = captions.read_bytes().decode() if captions.is_file() else None
         rows.append(
             Row(
-                key=reader.key_of(before + number, row.key),
+                key=split.key_of(before + number, row.key),
                 token=row.token,
                 suffix=row.file.suffix,
                 label=f"{shard.name}, row {number}",

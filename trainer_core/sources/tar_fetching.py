@@ -9,10 +9,9 @@ from trainer_core.data.folder import some_of
 from trainer_core.in_words import counted
 from trainer_core.progress import Reporter
 from trainer_core.sources.errors import SourceError, UnreachableError
-from trainer_core.sources.hub_fetching import ShardSplit
 from trainer_core.sources.places import Complete, SourcePlace, newest_complete, open_place
 from trainer_core.sources.rows import Tally
-from trainer_core.sources.shards import OpenShard, Shard, ShardReader, store_shards
+from trainer_core.sources.shards import OpenShard, Shard, ShardReader, ShardSplit, store_shards
 from trainer_core.sources.surroundings import Surroundings, described, finished
 from trainer_core.sources.tar_places import Findable, FoundTars, OnTheWay, find_tars, read_index
 from trainer_core.sources.tars import TarRules, missing_tar, open_tar, shard_keys, shard_of
@@ -53,12 +52,8 @@ def fetch_tars(
             tally=Tally(),
             stage=f"fetching {backend}",
             max_file_bytes=source.max_file_bytes,
-            fetch=split.fetch,
-            read=split.read,
-            key_of=split.key_of,
-            end=split.end,
         )
-        _check_faults(store_shards(split.shards, reader), len(split.shards))
+        _check_faults(store_shards(split, reader), len(split.shards))
         return own, finished(own, reader.tally, _notes(source, place, found))
 
 
