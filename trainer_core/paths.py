@@ -32,6 +32,11 @@ def find_folder(name: str, folders: Sequence[Path]) -> Path | None:
     return next((place for place in places_of(name, folders) if is_folder(place)), None)
 
 
+def find_file(name: str, folders: Sequence[Path]) -> Path | None:
+    """The first of ``places_of`` that is a file; None if none is."""
+    return next((place for place in places_of(name, folders) if is_file(place)), None)
+
+
 def is_folder(path: Path) -> bool:
     """Whether the path is a folder; False if it cannot be read or its name is too long."""
     try:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from trainer_core.config.simpletuner.source_types import PictureSource
 from trainer_core.disk import writing
-from trainer_core.paths import is_file, places_of
+from trainer_core.paths import find_file, places_of
 from trainer_core.sources.bucket_client import Bucket, BucketObject
 from trainer_core.sources.errors import RowError, SourceError
 from trainer_core.sources.places import SourcePlace
@@ -34,19 +34,17 @@ def find_table(bucket: Bucket, source: PictureSource, folders: Sequence[Path]) -
     if source.table is None:
         return None
     path = source.table.path
-    places = places_of(path, folders)
-    for place in places:
-        if is_file(place):
-            with place.open("rb") as opened:
-                content = hashlib.file_digest(opened, "sha256").hexdigest()
-            return FoundTable(at=place, token=content)
+    if (file := find_file(path, folders)) is not None:
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        return FoundTable(at=file, token=content)
     keys = dict.fromkeys((path.removeprefix("/"), f"{bucket.place.prefix}{path}"))
     for key in keys:
         # Of all keys that begin with it, a key itself is the first.
         for found in islice(bucket.objects(key), 1):
             if found.key == key:
                 return FoundTable(at=found, token=f"{found.etag}-{found.size_bytes}")
-    tried = ", ".join(str(place)[:300] for place in places)
+    tried = ", ".join(str(place)[:300] for place in places_of(path, folders))
     raise SourceError(
         f"parquet.path names {path[:200]}, which is in none of these places: {tried}, and no "
         f"object of bucket {bucket.place.bucket}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core.config.simpletuner.source_types import PictureSource
-from trainer_core.paths import is_file, places_of
+from trainer_core.paths import find_file, places_of
 from trainer_core.sources.errors import SourceError
 from trainer_core.sources.places import Complete, SourcePlace
 from trainer_core.sources.rows import Tally
@@ -49,9 +49,7 @@ def described(source: PictureSource) -> dict[str, Any]:
 
 def local_file(name: str, option: str, folders: Sequence[Path]) -> Path:
     """A file on this machine that an option names; raises SourceError, which lists the places."""
-    places = places_of(name, folders)
-    for place in places:
-        if is_file(place):
-            return place.absolute()
-    tried = ", ".join(str(place)[:300] for place in places)
+    if (file := find_file(name, folders)) is not None:
+        return file.absolute()
+    tried = ", ".join(str(place)[:300] for place in places_of(name, folders))
     raise SourceError(f"{option} names {name[:200]}, which is in none of these places: {tried}")

@@ -6,10 +6,7 @@ begins, which is read from the tar file itself here, and the captions.
 
 import hashlib
 import json
-import random
-import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -18,9 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from trainer_core.config.simpletuner.source_types import TarSource
+from trainer_core.config.simpletuner.source_types import TarSource, is_address, is_dataset
 from trainer_core.disk import writing
-from trainer_core.paths import find_folder, is_file, places_of
+from trainer_core.paths import find_file, find_folder, is_file, places_of
 from trainer_core.progress import Reporter
 from trainer_core.sources.errors import SourceError, UnreachableError
 from trainer_core.sources.hub import Commit, files_of, newest_commit, obtain
@@ -28,7 +25,7 @@ from trainer_core.sources.hub_layout import HubFile
 from trainer_core.sources.surroundings import Surroundings
 from trainer_core.sources.tar_names import expanded_braces, names_of_addresses, names_of_files
 from trainer_core.sources.tars import captions_in_json
-from trainer_core.web.fetching import FetchError
+from trainer_core.web.fetching import FetchError, retried
 from trainer_core.web.resuming import Remote, ask, fetch_on
 
 _TAR: Final = ".tar"
@@ -37,7 +34,6 @@ _MAX_INDEX_BYTES: Final = 512 << 20
 _THREADS: Final = 8
 _TRIES: Final = 3
 _FIRST_WAIT_S: Final = 0.5
-_DATASET: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,14 +82,14 @@ def find_tars(source: TarSource, around: Surroundings, *, wants_captions: bool) 
     """
     name, faults = source.source, dict[str, str]()
     beside: Mapping[str, Findable] = {}
-    if _is_address(name):
+    if is_address(name):
         tars, faults = _at_addresses(name, around)
         if wants_captions and source.metadata is None:
             beside = _there({tar.name: _index_address(tar.at) for tar in tars}, around)
     elif (in_folders := _in_folders(name, around.folders)) is not None:
         tars = in_folders
         beside = _beside({tar.name: Path(_index_of(tar.at)) for tar in tars})
-    elif _DATASET.fullmatch(name):
+    elif is_dataset(name):
         files = _in_dataset(name, source)
         tars = [each for each in files.values() if each.name.endswith(_TAR)]
         beside = _named(files, tars)
@@ -114,13 +110,13 @@ def _indexes_at(
     where: str, tars: Sequence[Findable], source: TarSource, around: Surroundings
 ) -> dict[str, Findable]:
     """Name of a tar file → its index in another place, of those that have one there."""
-    if _is_address(where):
+    if is_address(where):
         base = where.rstrip("/")
         return _there({tar.name: f"{base}/{_index_of(tar.name)}" for tar in tars}, around)
     folder = find_folder(where, around.folders)
     if folder is not None:
         return _beside({tar.name: folder / _index_of(tar.name) for tar in tars})
-    if _DATASET.fullmatch(where):
+    if is_dataset(where):
         return _named(_in_dataset(where, source), tars)
     tried = ", ".join(str(p)[:300] for p in places_of(where, around.folders))
     raise SourceError(
@@ -184,10 +180,6 @@ def _check_size(index: Findable, size_bytes: int) -> None:
         raise SourceError(f"{index.name} has {size_bytes:,} bytes, more than are read")
 
 
-def _is_address(text: str) -> bool:
-    return text.lower().startswith(("http://", "https://"))
-
-
 def _in_folders(name: str, folders: Sequence[Path]) -> list[Findable] | None:
     """The tar files in a folder or of a pattern on this machine; None where it is neither."""
     folder = find_folder(name, folders)
@@ -201,7 +193,7 @@ def _in_folders(name: str, folders: Sequence[Path]) -> list[Findable] | None:
         return [_local(each, each.relative_to(folder).as_posix()) for each in files]
     named: list[Path] = []
     for each in expanded_braces(name):
-        file = next((p for p in places_of(each, folders) if is_file(p)), None)
+        file = find_file(each, folders)
         if file is None and not named:
             return None
         if file is None:
@@ -256,18 +248,14 @@ def _at_addresses(text: str, around: Surroundings) -> tuple[list[Findable], dict
 
 def _asked(url: str, around: Surroundings) -> Remote | FetchError:
     """What is at an address, or why nothing is; raises UnreachableError where that may pass."""
-    number = 1
-    while True:
-        try:
-            return ask(url, allowed=around.allowed)
-        except FetchError as error:
-            if not error.retryable:
-                return error
-            if number == _TRIES:
-                raise UnreachableError(f"{error.message}; give the same command again") from error
-        wait_s = _FIRST_WAIT_S * 2 ** (number - 1)
-        time.sleep(wait_s * (0.5 + random.random()))  # noqa: S311 - no secret
-        number += 1
+    once = partial(ask, url, allowed=around.allowed)
+    never = threading.Event()
+    try:
+        return retried(once, tries=_TRIES, first_wait_s=_FIRST_WAIT_S, stopping=never)
+    except FetchError as error:
+        if not error.retryable:
+            return error
+        raise UnreachableError(f"{error.message}; give the same command again") from error
 
 
 def _remote(remote: Remote, name: str, around: Surroundings) -> Findable:

@@ -8,7 +8,13 @@ from pydantic import JsonValue
 from trainer_core.config.plan.problems import Problem
 from trainer_core.config.simpletuner.backends import backends_of
 from trainer_core.config.simpletuner.options import OPTIONS
-from trainer_core.config.simpletuner.reading import Findings, option_name, read_options, text_of
+from trainer_core.config.simpletuner.reading import (
+    Findings,
+    option_name,
+    read_options,
+    text_of,
+    written_value,
+)
 from trainer_core.config.simpletuner.source_types import PictureSource
 from trainer_core.config.simpletuner.sources import SOURCE_KEYS, RowStrategy
 
@@ -55,7 +61,7 @@ def _local(item: Mapping[str, JsonValue], source: PictureSource) -> dict[str, Js
 
 
 def _id_in(item: Mapping[str, JsonValue]) -> str | None:
-    return next((text_of(value) for key, value in item.items() if option_name(key) == "id"), None)
+    return text_of(written_value(item, "id"))
 
 
 def check_backend(

@@ -132,6 +132,11 @@ def option_name(written: str) -> str:
     return written.removeprefix("--")
 
 
+def written_value(raw: Mapping[str, JsonValue], name: str) -> JsonValue:
+    """The value of an option as it is written, with two dashes or without; None where it is not."""
+    return next((value for key, value in raw.items() if option_name(key) == name), None)
+
+
 def read_options(
     raw: Mapping[str, JsonValue],
     table: Mapping[str, Verdict],

@@ -1,6 +1,5 @@
 """Data backends whose pictures the service can fetch itself: what is elsewhere, and public."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -10,12 +9,14 @@ from pydantic import JsonValue
 from trainer_core.config.plan.problems import Problem
 from trainer_core.config.simpletuner.backends import BACKEND_OPTIONS
 from trainer_core.config.simpletuner.local_backends import problems_of_backend, sources_of
-from trainer_core.config.simpletuner.reading import escaped, option_name, text_of
+from trainer_core.config.simpletuner.reading import escaped, option_name, text_of, written_value
 from trainer_core.config.simpletuner.source_types import (
     CsvSource,
     HubSource,
     PictureSource,
     TarSource,
+    is_address,
+    is_dataset,
 )
 from trainer_core.config.simpletuner.verdicts import Option
 
@@ -38,7 +39,7 @@ class RemoteSource:
 def list_address(source: PictureSource) -> str | None:
     """The address of the source's list; None where it has none."""
     place = source.place
-    return place.file if isinstance(place, CsvSource) and _is_address(place.file) else None
+    return place.file if isinstance(place, CsvSource) and is_address(place.file) else None
 
 
 def list_suffix(source: PictureSource) -> str:
@@ -78,7 +79,7 @@ def remote_source(backend: Mapping[str, JsonValue], *, with_list: bool) -> Remot
 def _about_place(source: PictureSource | None, *, with_list: bool) -> Problem | None:
     match None if source is None else source.place:
         case CsvSource(file=file):
-            is_there = with_list or _is_address(file)
+            is_there = with_list or is_address(file)
             return _about_user("csv_file", file) if is_there else _about("csv_file", _ASK_FOR_LIST)
         case _ if with_list:
             return _about("type", "A list is sent beside it, which only type csv has.")
@@ -86,7 +87,7 @@ def _about_place(source: PictureSource | None, *, with_list: bool) -> Problem | 
             return None
         case TarSource(source=tars, metadata=metadata):
             for option, value in (("source", tars), ("metadata", metadata)):
-                if value is not None and not (_is_address(value) or _DATASET.fullmatch(value)):
+                if value is not None and not (is_address(value) or is_dataset(value)):
                     return _about(option, f"{option} {_ASK_FOR_TARS}")
             return _about_user("source", tars) or _about_user("metadata", metadata)
         case _:  # also of types that are fetched on a user's machine only
@@ -108,7 +109,6 @@ _ASK_FOR_LIST: Final = (
     "csv_file has to be an address (https://…) here; or send the content of the list as csv, "
     "beside source."
 )
-_DATASET: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _ASK_FOR_TARS: Final = (
     "has to be an address (https://…/{000..011}.tar) or a dataset of the Hub (owner/name) here. "
     "`reverie datasets push CONFIG --backend ID` reads tar files of your machine."
@@ -125,7 +125,7 @@ def _partners(backend: Mapping[str, JsonValue], id_: str) -> list[JsonValue]:
     if _text(backend, "dataset_type") == "conditioning":
         images = _text(backend, "source_dataset_id") or f"images-of-{id_}"[:_MAX_ID]
         return [{**_HERE, "id": images, "conditioning_data": id_}]
-    masks = next((v for key, v in backend.items() if option_name(key) == "conditioning_data"), None)
+    masks = written_value(backend, "conditioning_data")
     if isinstance(masks, list) and len(masks) == 1:
         masks = masks[0]
     if not masks or not isinstance(masks, str):
@@ -172,11 +172,5 @@ def _in_backend(problem: Problem) -> Problem:
     return replace(problem, pointer=problem.pointer.removeprefix("/data_backends/0"))
 
 
-def _is_address(path: str) -> bool:
-    return path.lower().startswith(("http://", "https://"))
-
-
 def _text(backend: Mapping[str, JsonValue], name: str) -> str | None:
-    return next(
-        (text_of(value) for key, value in backend.items() if option_name(key) == name), None
-    )
+    return text_of(written_value(backend, name))

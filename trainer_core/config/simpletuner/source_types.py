@@ -4,6 +4,7 @@ A source is no part of a plan: it says where files are fetched from, and a run r
 Secrets are shown in no text of these documents.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -11,6 +12,7 @@ from typing import Final, Literal
 SourceKind = Literal["local", "csv", "huggingface", "aws", "webshart", "webdataset"]
 MAX_ROWS: Final = 1_000_000
 MAX_FILE_BYTES: Final = 100 << 20
+_DATASET: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,3 +132,13 @@ class PictureSource:
     max_rows: int | None = None
     """So many rows are taken, the first ones; None: all, of at most ``MAX_ROWS``."""
     max_file_bytes: int = MAX_FILE_BYTES
+
+
+def is_address(text: str) -> bool:
+    """Whether a place that is written as text is an address, and no path."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def is_dataset(text: str) -> bool:
+    """Whether a place that is written as text may be a dataset of the Hub: ``owner/name``."""
+    return _DATASET.fullmatch(text) is not None

@@ -14,6 +14,7 @@ from trainer_core.config.simpletuner.reading import (
     option_name,
     read_options,
     text_of,
+    written_value,
 )
 
 
@@ -37,7 +38,7 @@ class TextCaches:
         table = {FILTERS.name: FILTERS}
         options = read_options(written, table, pointer, findings, source, backend=id_)
         self._filters[id_] = filters_of(options, options[FILTERS], options.at(FILTERS))
-        if str(_value(item, "default")).strip().lower() in ("true", "1", "yes"):
+        if str(written_value(item, "default")).strip().lower() in ("true", "1", "yes"):
             self._default = id_
 
     def applied_to(
@@ -52,7 +53,7 @@ class TextCaches:
         """
         only = next(iter(self._filters)) if len(self._filters) == 1 else ""
         named = {
-            text_of(_value(item, "id")): text_of(_value(item, "text_embeds"))
+            text_of(written_value(item, "id")): text_of(written_value(item, "text_embeds"))
             for item in raw
             if isinstance(item, dict)
         }
@@ -65,7 +66,3 @@ class TextCaches:
                 backend.model_copy(update={"caption_filters": entries}) if is_filtered else backend
             )
         return tuple(found)
-
-
-def _value(item: Mapping[str, JsonValue], name: str) -> JsonValue:
-    return next((value for key, value in item.items() if option_name(key) == name), None)
