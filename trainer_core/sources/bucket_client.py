@@ -5,11 +5,11 @@ requests go out through ``web.exchanging``, so that an ``aws_endpoint_url`` in a
 configuration, or a host name that changes, reaches nothing that its user did not allow.
 """
 
-import random
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -19,7 +19,7 @@ from trainer_core.sources.bucket_errors import error_of_listing, error_of_object
 from trainer_core.sources.errors import ChangedError, RowError, SourceError, UnreachableError
 from trainer_core.web.connecting import AddressRefusedError
 from trainer_core.web.exchanging import Exchanges
-from trainer_core.web.fetching import FetchError
+from trainer_core.web.fetching import FetchError, retried
 from trainer_core.web.public_addresses import Network
 
 _TRIES: Final = 4
@@ -92,17 +92,12 @@ class Bucket:
             SourceError: nothing of the bucket can be read.
         """
         self._max_bytes = max(self._max_bytes, found.size_bytes)
-        for number in range(1, _TRIES + 1):
-            try:
-                self._read_once(found, to, stopping)
-            except FetchError as error:
-                if not error.retryable or number == _TRIES or stopping.is_set():
-                    raise UnreachableError(_again(error.message)) from error
-                wait_s = _FIRST_WAIT_S * 2 ** (number - 1)
-                stopping.wait(wait_s * (0.5 + random.random()))  # noqa: S311 - no secret
-            else:
-                self._has_read.set()
-                return
+        once = partial(self._read_once, found, to, stopping)
+        try:
+            retried(once, tries=_TRIES, first_wait_s=_FIRST_WAIT_S, stopping=stopping)
+        except FetchError as error:
+            raise UnreachableError(_again(error.message)) from error
+        self._has_read.set()
 
     def _read_once(self, found: BucketObject, to: Path, stopping: threading.Event) -> None:
         # A weak one, which Amazon never gives, would match nothing.
@@ -130,20 +125,20 @@ class Bucket:
     @contextmanager
     def _errors(self, *, of_object: bool = False) -> Iterator[None]:
         """Raise boto3's errors as those of a source."""
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError  # noqa: PLC0415
+        from botocore import exceptions  # noqa: PLC0415 - slow to import
 
         try:
             yield
-        except HTTPClientError as error:
+        except exceptions.HTTPClientError as error:
             why = error.__cause__
             said = why.message if isinstance(why, FetchError) else "it does not answer"
             raise UnreachableError(_again(said)) from error
-        except ClientError as error:
+        except exceptions.ClientError as error:
             if of_object and (found := error_of_object(error)) is not None:
                 self._count_denied(error)
                 raise found from error
             raise error_of_listing(error, self.place, is_anonymous=self.is_anonymous) from error
-        except BotoCoreError as error:
+        except exceptions.BotoCoreError as error:
             raise SourceError(
                 f"boto3 cannot ask for bucket {self.place.bucket}: {error}"
             ) from error
@@ -159,7 +154,7 @@ class Bucket:
     def _send(self, request: Any, event_name: str, **_: Any) -> Any:
         """boto3 asks this before it would send a request by itself."""
         from botocore.awsrequest import AWSResponse  # noqa: PLC0415 - slow to import
-        from botocore.exceptions import ConnectionClosedError  # noqa: PLC0415
+        from botocore.exceptions import ConnectionClosedError  # noqa: PLC0415 - slow to import
 
         is_of_object = event_name.endswith(".GetObject")
         try:
@@ -206,9 +201,9 @@ def _client_of(place: BucketSource, *, takes_own_keys: bool) -> tuple[Any, bool]
     """boto3's client, and whether it has no credentials, so that it asks as anybody."""
     try:
         import boto3  # noqa: PLC0415 - an extra, and slow to import
-        from botocore import UNSIGNED  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
-        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+        from botocore import UNSIGNED  # noqa: PLC0415 - comes with boto3
+        from botocore.config import Config  # noqa: PLC0415 - comes with boto3
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - comes with boto3
     except ImportError as error:
         raise SourceError(
             "buckets of S3 are read by boto3, which is not installed: pip install "

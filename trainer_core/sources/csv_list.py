@@ -3,7 +3,6 @@
 import csv
 import functools
 import hashlib
-import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 from trainer_core.config.simpletuner.source_types import CsvSource, PictureSource
 from trainer_core.sources.errors import SourceError
 from trainer_core.sources.rows import Row, suffix_in
-from trainer_core.web.fetching import FetchError, FetchLimits, fetch, shown_url
+from trainer_core.web.fetching import FetchLimits, fetch, retried, shown_url
 from trainer_core.web.public_addresses import Network
 
 _TRIES: Final = 3
@@ -111,13 +110,5 @@ def download(
     stopping: threading.Event,
 ) -> None:
     """Download an address, up to three times where it may pass."""
-    for number in range(1, _TRIES + 1):
-        try:
-            fetch(url, to, limits, allowed=allowed, stopping=stopping)
-        except FetchError as error:
-            if not error.retryable or number == _TRIES or stopping.is_set():
-                raise
-            wait_s = _FIRST_WAIT_S * 2 ** (number - 1)
-            stopping.wait(wait_s * (0.5 + random.random()))  # noqa: S311 - no secret
-        else:
-            return
+    once = functools.partial(fetch, url, to, limits, allowed=allowed, stopping=stopping)
+    retried(once, tries=_TRIES, first_wait_s=_FIRST_WAIT_S, stopping=stopping)

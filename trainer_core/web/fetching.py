@@ -8,13 +8,14 @@ cookie or password of the environment is used.
 
 import functools
 import os
+import random
 import ssl
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 import certifi
@@ -24,6 +25,8 @@ import idna
 from trainer_core.errors import Category, TrainerError
 from trainer_core.web.connecting import AddressRefusedError, CheckedNetwork, NameNotFoundError
 from trainer_core.web.public_addresses import Network
+
+T = TypeVar("T")
 
 _MAX_URL_CHARACTERS: Final = 4000
 _FIRST_FREE_PORT: Final = 1024
@@ -110,6 +113,26 @@ def fetch(
     """
     with answered("GET", url, HEADERS, limits, allowed=allowed) as (answer, at):
         return _kept(answer, at, to, limits, stopping or threading.Event())
+
+
+def retried(
+    work: Callable[[], T], *, tries: int, first_wait_s: float, stopping: threading.Event
+) -> T:
+    """The result of ``work``, tried again where that may help, until ``stopping`` is set.
+
+    Waits double, and differ from thread to thread, so that a server has time to recover.
+
+    Raises the FetchError of the last try.
+    """
+    for number in range(tries - 1):
+        try:
+            return work()
+        except FetchError as error:
+            if not error.retryable or stopping.is_set():
+                raise
+        wait_s = first_wait_s * 2**number
+        stopping.wait(wait_s * (0.5 + random.random()))  # noqa: S311 - no secret
+    return work()
 
 
 @contextmanager
@@ -218,8 +241,8 @@ def _kept(
     encoding = header_of(answer, b"content-encoding").lower()
     if encoding not in ("", "identity"):
         raise FetchError(at, f"the server sends it compressed ({encoding[:20]})")
-    declared = header_of(answer, b"content-length")
-    if declared.isdecimal() and int(declared[:18]) > limits.max_bytes:
+    declared = length_of(answer)
+    if declared is not None and declared > limits.max_bytes:
         raise FetchError(at, too_large)
     size_bytes = 0
     with to.open("wb") as file:
@@ -230,7 +253,7 @@ def _kept(
             if size_bytes > limits.max_bytes:
                 raise FetchError(at, too_large)
             file.write(chunk)
-    if declared.isdecimal() and int(declared[:18]) != size_bytes:
+    if declared is not None and declared != size_bytes:
         raise FetchError(at, f"{size_bytes:,} of {declared} bytes came", may_pass=True)
     if size_bytes == 0:
         raise FetchError(at, "it is empty")
@@ -242,6 +265,12 @@ def header_of(answer: httpcore.Response, name: bytes) -> str:
     """A header of an answer, by its name in lower case; empty where there is none."""
     found = (value for key, value in answer.headers if key.lower() == name)
     return next(found, b"").decode("latin-1").strip()
+
+
+def length_of(answer: httpcore.Response) -> int | None:
+    """The bytes that an answer says it has; None where it does not."""
+    length = header_of(answer, b"content-length")
+    return int(length[:18]) if length.isdecimal() else None
 
 
 @contextmanager

@@ -12,7 +12,14 @@ from typing import Final
 
 import httpcore
 
-from trainer_core.web.fetching import HEADERS, FetchError, FetchLimits, answered, header_of
+from trainer_core.web.fetching import (
+    HEADERS,
+    FetchError,
+    FetchLimits,
+    answered,
+    header_of,
+    length_of,
+)
 from trainer_core.web.public_addresses import Network
 
 _SHORT: Final = FetchLimits(max_bytes=0, timeout_s=30.0)
@@ -115,8 +122,8 @@ def _go_on(
             draft.unlink(missing_ok=True)  # else it would be asked for the same again
             raise FetchError(at, "the server sends another part than was asked for", may_pass=True)
         size_bytes = there if is_rest else 0
-        declared = header_of(answer, b"content-length")
-        wanted_bytes = size_bytes + int(declared[:18]) if declared.isdecimal() else None
+        declared = length_of(answer)
+        wanted_bytes = None if declared is None else size_bytes + declared
         with draft.open("ab" if is_rest else "wb") as file:
             for piece in answer.iter_stream():
                 if stopping.is_set():
@@ -144,10 +151,8 @@ def _is_rest_of(remote: Remote, there: int, answer: httpcore.Response) -> bool:
 
 
 def _described(url: str, answer: httpcore.Response) -> Remote:
-    length = header_of(answer, b"content-length")
     mark = header_of(answer, b"etag") or header_of(answer, b"last-modified")
-    has_length = length.isdecimal() and answer.status == 200
-    return Remote(url=url, size_bytes=int(length[:18]) if has_length else 0, mark=mark)
+    return Remote(url=url, size_bytes=length_of(answer) or 0, mark=mark)
 
 
 def _size(file: Path) -> int:
