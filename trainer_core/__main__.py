@@ -103,21 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is"
     )
     inspect = _server(commands, "inspect", "decode pictures and report their sizes")
-    inspect.add_argument(
-        "--memory-bytes",
-        type=int,
-        default=_DEFAULT_INSPECT_BYTES,
-        metavar="N",
-        help="address space of the process (default: 2 GiB)",
-    )
+    _add_memory(inspect, _DEFAULT_INSPECT_BYTES)
     fetch = _server(commands, "fetch", "fetch pictures from lists of addresses and the Hub")
-    fetch.add_argument(
-        "--memory-bytes",
-        type=int,
-        default=_DEFAULT_FETCH_BYTES,
-        metavar="N",
-        help="address space of the process (default: 4 GiB)",
-    )
+    _add_memory(fetch, _DEFAULT_FETCH_BYTES)
     fetch.add_argument(
         "--hub-endpoint", metavar="URL", help="address of the Hub (default: huggingface.co)"
     )
@@ -157,6 +145,16 @@ def _server(
     )
     _add_supervisor(parser)
     return parser
+
+
+def _add_memory(parser: argparse.ArgumentParser, default_bytes: int) -> None:
+    parser.add_argument(
+        "--memory-bytes",
+        type=int,
+        default=default_bytes,
+        metavar="N",
+        help=f"address space of the process (default: {default_bytes >> 30} GiB)",
+    )
 
 
 def _add_supervisor(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -47,6 +47,7 @@ from trainer_core.sources.numbered import (
 )
 from trainer_core.sources.portions import Portion, PortionFile, PortionLimits, fetch_portion
 from trainer_core.web.fetching import FetchError, FetchLimits
+from trainer_core.web.public_addresses import Network
 
 MAX_LIST_BYTES: Final = 16 << 20
 _MAX_FILE_BYTES: Final = 100 << 20
@@ -115,13 +116,9 @@ class Fetcher:
         source = _source_of(request.source, with_list=request.list_file is not None)
         folder, stopping = Path(request.folder), threading.Event()
         cache = self._cache_for(Path(request.cache), request.source)
-        list_file = _list_of(request, source, folder, stopping)
-        around = Reading(
-            cache=cache,
-            list_file=list_file,
-            allowed=tuple(ip_network(each) for each in request.allowed),
-            stopping=stopping,
-        )
+        allowed = tuple(ip_network(each) for each in request.allowed)
+        list_file = _list_of(request, source, folder, allowed, stopping)
+        around = Reading(cache=cache, list_file=list_file, allowed=allowed, stopping=stopping)
         before = None if request.position is None else Position(**request.position.model_dump())
         opened = self._open(request, source, before, around)
         position = before or opened.start
@@ -167,14 +164,14 @@ class Fetcher:
         A dataset of the Hub costs some requests to open. Its downloads under way obey the event of
         the request that opened it, which nobody sets unless that fails.
         """
-        key = digest_of([request.source, before.revision if before else None])
-        if has_list(source) or self._known is None or self._known.key != key:
+        revision = None if before is None else before.revision
+        if self._known is None or self._known.key != digest_of([request.source, revision]):
             self._known = None
-            opened = open_source(source, before.revision if before else None, around)
+            opened = open_source(source, revision, around)
+            if has_list(source):  # each request brings its list
+                return opened
             key = digest_of([request.source, opened.start.revision])
-            if not has_list(source):
-                self._known = _Known(key=key, opened=opened)
-            return opened
+            self._known = _Known(key=key, opened=opened)
         return self._known.opened
 
 
@@ -186,7 +183,11 @@ def _source_of(backend: Mapping[str, JsonValue], *, with_list: bool) -> PictureS
 
 
 def _list_of(
-    request: FetchRequest, source: PictureSource, folder: Path, stopping: threading.Event
+    request: FetchRequest,
+    source: PictureSource,
+    folder: Path,
+    allowed: Sequence[Network],
+    stopping: threading.Event,
 ) -> Path | None:
     """The list of the source on this machine; None where it has none."""
     if request.list_file is not None:
@@ -200,7 +201,7 @@ def _list_of(
             address,
             file,
             limits=FetchLimits(max_bytes=MAX_LIST_BYTES),
-            allowed=[ip_network(each) for each in request.allowed],
+            allowed=allowed,
             stopping=stopping,
         )
     except FetchError as error:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Final, Literal
 
 from trainer_core.data.captions import MAX_CAPTION_BYTES, decode_caption
-from trainer_core.data.formats import CAPTION_SUFFIX, IMAGE_SUFFIXES
-from trainer_core.data.images import ImageFacts, inspect_image, suffix_of_content
+from trainer_core.data.formats import CAPTION_SUFFIX
+from trainer_core.data.images import ImageFacts, inspect_image
 from trainer_core.errors import BadCaptionError, BadImageError
 from trainer_core.sources.errors import RowError
 from trainer_core.sources.numbered import Position, Step
-from trainer_core.sources.rows import Row, caption_text
+from trainer_core.sources.rows import Row, caption_text, suffix_for
 from trainer_core.web.fetching import FetchError
 
 _THREADS: Final = 8
@@ -165,10 +165,7 @@ def _files_of(row: Row, draft: Path, max_bytes: int) -> list[PortionFile]:
         raise RowError(f"{size_bytes:,} bytes; a picture may have {max_bytes:,}")
     # What it is used for is not known yet.
     facts = inspect_image(draft, name=row.label, is_mask=True)
-    suffix = row.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
-        suffix = suffix_of_content(draft, name=row.label)
-    files = [_file(f"{row.key}{suffix}", draft, "image", facts)]
+    files = [_file(f"{row.key}{suffix_for(row, draft)}", draft, "image", facts)]
     text = caption_text(row).replace("\0", " ")
     if text:
         body = text.encode()

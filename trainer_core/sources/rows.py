@@ -190,14 +190,17 @@ def _fetched(row: Row, place: SourcePlace, draft: Path, max_file_bytes: int) -> 
             f"{size_bytes:,} bytes, more than source_max_file_mb allows ({max_file_bytes:,})"
         )
     inspect_image(draft, name=row.label)
-    suffix = row.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
-        suffix = suffix_of_content(draft, name=row.label)
-    name = _name_of(row, suffix)
+    name = _name_of(row, suffix_for(row, draft))
     file = place.files / name
     _write_captions(row, file)
     draft.replace(file)
     return name
+
+
+def suffix_for(row: Row, file: Path) -> str:
+    """The suffix of a row's picture: its own, or where that is none of pictures its content's."""
+    suffix = row.suffix.lower()
+    return suffix if suffix in IMAGE_SUFFIXES else suffix_of_content(file, name=row.label)
 
 
 def _name_of(row: Row, suffix: str) -> str:
