@@ -33,13 +33,6 @@ Take = Callable[[str], tuple[Ledger, Claim]]
 """A new worker claims the run: its ledger, and the claim."""
 
 
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
-
-
 @pytest.fixture
 def tenant_db(fleet: Fleet) -> Iterator[TenantDatabase]:
     with database_of(fleet) as database:

@@ -19,11 +19,6 @@ def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     return fleet
 
 
-@pytest.fixture(scope="module")
-def tenant(fleet: Fleet) -> Tenant:
-    return new_tenant(fleet, "ada")
-
-
 def jpeg(width_px: int = 160, height_px: int = 160) -> bytes:
     body = io.BytesIO()
     Image.effect_noise((width_px, height_px), 60).convert("RGB").save(body, "JPEG")

@@ -17,7 +17,7 @@ from safetensors.torch import load
 from tests.support.command_line import environment, reverie
 from tests.support.fleet import Fleet
 from tests.support.hub import USER, HubServer
-from tests.support.service import SMALL_PX, new_tenant, push_photos, run_request
+from tests.support.service import SMALL_PX, push_photos, run_request
 from tests.support.staged import commands, make_stages, small
 from tests.support.tenant import Tenant
 from trainer_core.export.origin import ADAPTER_NAME
@@ -30,11 +30,6 @@ def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
     fleet.start_all(trainers=1)
     return fleet
-
-
-@pytest.fixture(scope="module")
-def tenant(fleet: Fleet) -> Tenant:
-    return new_tenant(fleet, "ada")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 from tests.support.fleet import Fleet
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
-from tests.support.service import database_of, new_tenant, small_photos, small_run_request
+from tests.support.service import database_of, small_photos, small_run_request
 from tests.support.tenant import Json, Tenant
 from tests.support.waiting import wait_until
 
@@ -49,11 +49,6 @@ def fleet(
         opened.callback(fleet.stop)
         fleet.start_all(trainers=2)
         yield fleet
-
-
-@pytest.fixture(scope="module")
-def tenant(fleet: Fleet) -> Tenant:
-    return new_tenant(fleet, "ada")
 
 
 @pytest.fixture(scope="module")

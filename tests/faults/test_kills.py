@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.fleet import Fleet, children_of, command_of, training_children
-from tests.support.service import new_tenant, small_photos, small_run_request
+from tests.support.service import small_photos, small_run_request
 from tests.support.tenant import Json, Tenant
 from tests.support.waiting import wait_until
 
@@ -20,11 +20,6 @@ def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
     fleet = fleet_of()
     fleet.start_all(trainers=1)
     return fleet
-
-
-@pytest.fixture(scope="module")
-def tenant(fleet: Fleet) -> Tenant:
-    return new_tenant(fleet, "ada")
 
 
 @pytest.fixture(scope="module")

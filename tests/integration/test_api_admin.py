@@ -1,6 +1,6 @@
 """What operators do over HTTP: tenants, their quotas and keys, prices, workers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -13,13 +13,6 @@ from tests.support.api_keys import KEY_PEPPER
 from tests.support.fleet import Fleet
 from tests.support.service import database_of, new_tenant
 from tests.support.tenant import Tenant
-
-
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
 
 
 @pytest.fixture(scope="module")

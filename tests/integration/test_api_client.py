@@ -4,7 +4,7 @@ import asyncio
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -24,13 +24,6 @@ from tests.support.finished_runs import finish
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase, plan
 from tests.support.service import database_of, run_request
-
-
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
 
 
 @pytest.fixture

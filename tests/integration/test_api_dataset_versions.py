@@ -1,7 +1,7 @@
 """Datasets that are based on others, and how two of them differ, over HTTP."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import httpx
 import pytest
@@ -17,13 +17,6 @@ from tests.support.tenant import Json, Tenant, listed
 from tests.support.verifying import end_verification
 
 FILES = {"a.jpg": b"1", "b/a.jpg": b"2", "b/a.txt": b"3", "b/b.jpg": b"4", "z.jpg": b"5"}
-
-
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
 
 
 @pytest.fixture

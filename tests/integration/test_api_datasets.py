@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -18,18 +18,6 @@ from tests.support.fleet import Fleet, children_of
 from tests.support.service import database_of, new_tenant, run_request
 from tests.support.tenant import Json, Tenant, listed
 from tests.support.verifying import end_verification
-
-
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
-
-
-@pytest.fixture(scope="module")
-def tenant(fleet: Fleet) -> Tenant:
-    return new_tenant(fleet, "ada")
 
 
 @pytest.fixture

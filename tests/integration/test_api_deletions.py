@@ -30,13 +30,6 @@ from tests.support.tenant import Json, Tenant
 Cli = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
-
-
 @pytest.fixture
 def database(fleet: Fleet) -> Iterator[Database]:
     with database_of(fleet) as database:

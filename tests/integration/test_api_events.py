@@ -29,11 +29,6 @@ def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
 
 
 @pytest.fixture(scope="module")
-def tenant(fleet: Fleet) -> Tenant:
-    return new_tenant(fleet, "ada")
-
-
-@pytest.fixture(scope="module")
 def datasets(tenant: Tenant) -> dict[str, str]:
     return push_unread(tenant)
 

@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,6 @@ from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS
 
 CSV = "url,caption\nhttps://example.org/a.png,a cat\nhttps://example.org/b.png,a dog\n"
 HUB = {"id": "cats", "type": "huggingface", "dataset_name": "someone/cats", "resolution": 1024}
-
-
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
-
-
-@pytest.fixture(scope="module")
-def tenant(fleet: Fleet) -> Tenant:
-    return new_tenant(fleet, "ada")
 
 
 def test_a_dataset_of_the_hub_is_imported_and_its_progress_shown(

@@ -22,13 +22,6 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
-
-
-@pytest.fixture(scope="module")
 def database(fleet: Fleet) -> Iterator[Database]:
     with database_of(fleet) as database:
         yield database

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import httpx
@@ -12,20 +11,8 @@ from services.api.app import create_app
 from services.api.deprecation import Deprecation
 from services.settings.env import Settings
 from tests.support.fleet import Fleet
-from tests.support.service import database_of, new_key, new_tenant, push_unread, run_request
+from tests.support.service import database_of, new_key, push_unread, run_request
 from tests.support.tenant import Json, Tenant
-
-
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
-
-
-@pytest.fixture(scope="module")
-def tenant(fleet: Fleet) -> Tenant:
-    return new_tenant(fleet, "ada")
 
 
 @pytest.fixture(scope="module")

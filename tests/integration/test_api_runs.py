@@ -1,7 +1,6 @@
 """The API over real PostgreSQL and the folder store, in a process of its own."""
 
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -18,21 +17,8 @@ from services.store.run_lists import ALL
 from services.store.scoped_database import ScopedDatabase
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase
-from tests.support.service import new_tenant, run_request
+from tests.support.service import run_request
 from tests.support.tenant import Json, Tenant
-
-
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    """The API alone: its answers depend on the database and on no other process."""
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
-
-
-@pytest.fixture(scope="module")
-def tenant(fleet: Fleet) -> Tenant:
-    return new_tenant(fleet, "ada")
 
 
 @pytest.fixture(scope="module")

@@ -38,11 +38,6 @@ def database(fleet: Fleet) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="module")
-def tenant(fleet: Fleet) -> Tenant:
-    return new_tenant(fleet, "ada")
-
-
-@pytest.fixture(scope="module")
 def datasets(tenant: Tenant) -> dict[str, str]:
     dataset = tenant.push(FILES)
     return {"photos": dataset, "held-out": dataset}

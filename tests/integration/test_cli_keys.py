@@ -16,13 +16,6 @@ from tests.support.service import database_of, new_key
 
 
 @pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
-
-
-@pytest.fixture(scope="module")
 def api_key(fleet: Fleet) -> str:
     return new_key(fleet.env["REVERIE_DATABASE_URL"], "ada")
 

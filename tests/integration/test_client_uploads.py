@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -26,13 +26,6 @@ from tests.support.service import new_key
 
 SIZE = WHOLE_BYTES + 5
 QUICK = Retry(tries=3, first_wait_s=0.01, limit_s=0.05)
-
-
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from datetime import timedelta
@@ -43,13 +43,6 @@ from tests.support.service import database_of
 
 MINUTE = timedelta(minutes=1)
 WRITE = {"key": "a/b", "size_bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
-
-
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
 
 
 @pytest.fixture

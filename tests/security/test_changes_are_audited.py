@@ -288,13 +288,6 @@ CHANGES: Final[dict[str, tuple[str, Change]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
-
-
 @pytest.fixture
 def world(fleet: Fleet) -> Iterator[World]:
     with database_of(fleet) as database:

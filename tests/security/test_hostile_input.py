@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from collections.abc import Callable
 
 import httpx
 import pytest
@@ -10,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.fleet import Fleet
-from tests.support.service import new_tenant
 from tests.support.tenant import Json, Tenant
 
 JSON = {"Content-Type": "application/json"}
@@ -19,18 +17,6 @@ QUICK = settings(
 )
 HURTING = st.sampled_from(["'", '"', ";--", "\\", "%s", "{{7*7}}", "$(id)", "\u202e", "\x1b[2J"])
 """Quotes of SQL, templates and shells, a mark that turns text around, a terminal's command."""
-
-
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
-
-
-@pytest.fixture(scope="module")
-def tenant(fleet: Fleet) -> Tenant:
-    return new_tenant(fleet, "ada")
 
 
 def file_named(path: str) -> Json:

@@ -1,30 +1,15 @@
 """What must not be read in a log: keys, signed addresses, and what tenants write."""
 
-from collections.abc import Callable
-
 import httpx
-import pytest
 
 from services.domain.api_keys import new_key
 from tests.support.fleet import Fleet
-from tests.support.service import new_tenant, run_request
+from tests.support.service import run_request
 from tests.support.tenant import Tenant, listed
 
 CAPTION = "a canary caption of a yellow door"
 PROMPT = "a canary prompt of a green boat"
 WRITTEN = "canary-metadata"
-
-
-@pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
-    fleet.start_api()
-    return fleet
-
-
-@pytest.fixture(scope="module")
-def tenant(fleet: Fleet) -> Tenant:
-    return new_tenant(fleet, "ada")
 
 
 def test_the_log_of_the_api_has_no_secret_and_nothing_private(fleet: Fleet, tenant: Tenant) -> None:

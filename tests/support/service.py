@@ -66,6 +66,19 @@ def fleet_of(
         postgres_server.drop_database(url)
 
 
+@pytest.fixture(scope="module")
+def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
+    """The API alone: its answers depend on the database and on no other process."""
+    fleet = fleet_of()
+    fleet.start_api()
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def tenant(fleet: Fleet) -> Tenant:
+    return new_tenant(fleet, "ada")
+
+
 def new_tenant(fleet: Fleet, name: str) -> Tenant:
     """A tenant with a fresh key, made by the operator's own functions."""
     return Tenant(fleet.url, new_key(fleet.env["REVERIE_DATABASE_URL"], name))
