@@ -13,6 +13,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 pytest_plugins = [
     "tests.support.postgres",
     "tests.support.verifying",
+    "tests.support.datasets",
     "tests.support.runs",
     "tests.support.redis",
     "tests.support.rgw",

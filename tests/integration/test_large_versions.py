@@ -8,7 +8,6 @@ import pytest
 from services.cache_builder.verify import RULES
 from services.processes.request_child import RequestChild
 from services.store import dataset_versions, datasets
-from services.store.database import Database
 from services.store.datasets import NewFile
 from tests.support.failing_store import store_in
 from tests.support.runs import TenantDatabase
@@ -19,11 +18,6 @@ pytestmark = pytest.mark.deep
 FILES = 100_000
 LIMIT_S = 30.0
 """For each step, on a machine that has other work; a statement of the API has ten seconds."""
-
-
-@pytest.fixture
-def ada(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 def file(number: int) -> NewFile:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,6 @@ from services.domain.errors import Problem
 from services.objects.keys import upload_key
 from services.processes.request_child import RequestChild
 from services.store import datasets, verification
-from services.store.database import Database
 from services.store.verification import MAX_LEFT_OUT_SHOWN, MAX_PROBLEMS
 from tests.support.datasets import (
     CountingStore,
@@ -42,24 +41,6 @@ BROKEN = {
     "latin.png": picture(8),
     "latin.txt": "ein Viereck in Gr\xfcn".encode("latin-1"),
 }
-
-
-@pytest.fixture
-def ada(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> CountingStore:
-    return CountingStore(tmp_path / "objects")
-
-
-@pytest.fixture
-def verifier(
-    ada: TenantDatabase, store: CountingStore, inspector: RequestChild, tmp_path: Path
-) -> Iterator[Verifier]:
-    with open_verifier(ada.database, store, inspector, tmp_path) as verifier:
-        yield verifier
 
 
 def backend(strategy: str = "textfile") -> Backend:
@@ -102,10 +83,10 @@ def local_answer(folder: Path, files: Mapping[str, bytes]) -> tuple[set[str], li
 
 
 def test_broken_files_are_left_out_and_named_as_in_a_local_run(
-    ada: TenantDatabase, store: CountingStore, verifier: Verifier, tmp_path: Path
+    ada: TenantDatabase, counting_store: CountingStore, verifier: Verifier, tmp_path: Path
 ) -> None:
     files = GOOD | BROKEN
-    upload(ada, store, files)
+    upload(ada, counting_store, files)
 
     dataset_id = completed(ada, files)
     ready = verified(verifier, ada, dataset_id)
@@ -125,11 +106,11 @@ def test_broken_files_are_left_out_and_named_as_in_a_local_run(
 
 
 def test_more_than_half_is_refused_with_each_reason(
-    ada: TenantDatabase, store: CountingStore, verifier: Verifier
+    ada: TenantDatabase, counting_store: CountingStore, verifier: Verifier
 ) -> None:
     files = {"a.png": picture(1), "b.png": picture(2), "c.png": b"", "d.png": b"x", "e.png": b"y"}
     files = {path: body or b"z" for path, body in files.items()}
-    upload(ada, store, files)
+    upload(ada, counting_store, files)
 
     half = verified(verifier, ada, completed(ada, {k: files[k] for k in list(files)[:4]}))
     rejected = verified(verifier, ada, completed(ada, files))
@@ -148,7 +129,7 @@ def test_more_than_half_is_refused_with_each_reason(
 @pytest.mark.parametrize(("bad", "ends"), [(2, False), (3, True)])
 def test_captions_that_are_mostly_broken_end_the_runs_that_read_them(
     ada: TenantDatabase,
-    store: CountingStore,
+    counting_store: CountingStore,
     verifier: Verifier,
     tmp_path: Path,
     *,
@@ -157,7 +138,7 @@ def test_captions_that_are_mostly_broken_end_the_runs_that_read_them(
 ) -> None:
     files = {f"{n}.png": picture(n) for n in range(4)}
     files |= {f"{n}.txt": b"a\0b" if n < bad else b"a square" for n in range(4)}
-    upload(ada, store, files)
+    upload(ada, counting_store, files)
     dataset_id = completed(ada, files)
     assert verified(verifier, ada, dataset_id).status == "ready"
     rows = files_in(ada, dataset_id)
@@ -190,16 +171,16 @@ def test_masks_that_are_mostly_black_end_a_run_as_a_local_one() -> None:
 
 
 def test_what_is_left_out_is_known_in_a_version_and_in_no_other_dataset(
-    ada: TenantDatabase, store: CountingStore, verifier: Verifier
+    ada: TenantDatabase, counting_store: CountingStore, verifier: Verifier
 ) -> None:
     files = GOOD | BROKEN
-    upload(ada, store, files)
+    upload(ada, counting_store, files)
     first = completed(ada, files)
     verified(verifier, ada, first)
-    store.read.clear()
+    counting_store.read.clear()
 
     version = verified(verifier, ada, based_on(ada, first, {}))
-    assert (version.status, version.num_left_out, dict(store.read)) == ("ready", 3, {})
+    assert (version.status, version.num_left_out, dict(counting_store.read)) == ("ready", 3, {})
     assert version.left_out == seen(ada, first).left_out
     cleaned = verified(
         verifier, ada, based_on(ada, first, {}, "cut.jpg", "page.png", "latin.png", "latin.txt")
@@ -213,18 +194,18 @@ def test_what_is_left_out_is_known_in_a_version_and_in_no_other_dataset(
     }
     assert all(each["message"].startswith("in/") for each in also.left_out)
     bad = {hashlib.sha256(BROKEN[path]).hexdigest() for path in left_out_of(ada, first)}
-    assert store.read == {upload_key(ada.tenant_id, sha256): 1 for sha256 in bad}
+    assert counting_store.read == {upload_key(ada.tenant_id, sha256): 1 for sha256 in bad}
 
 
 def test_a_repaired_file_is_used_again(
-    ada: TenantDatabase, store: CountingStore, verifier: Verifier
+    ada: TenantDatabase, counting_store: CountingStore, verifier: Verifier
 ) -> None:
     files = GOOD | BROKEN
-    upload(ada, store, files)
+    upload(ada, counting_store, files)
     first = completed(ada, files)
     verified(verifier, ada, first)
     repaired = {"page.png": picture(9)}
-    upload(ada, store, repaired)
+    upload(ada, counting_store, repaired)
 
     version = based_on(ada, first, repaired)
 
@@ -233,10 +214,10 @@ def test_a_repaired_file_is_used_again(
 
 
 def test_a_file_that_was_not_uploaded_still_rejects_and_all_is_told_together(
-    ada: TenantDatabase, store: CountingStore, verifier: Verifier
+    ada: TenantDatabase, counting_store: CountingStore, verifier: Verifier
 ) -> None:
     files = GOOD | BROKEN
-    upload(ada, store, files)
+    upload(ada, counting_store, files)
     rejected = verified(verifier, ada, completed(ada, files | {"late.png": picture(70)}))
     assert rejected.status == "rejected"
     assert {each["pointer"]: each["code"] for each in rejected.errors} == {
@@ -287,16 +268,19 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_pictures_that_crash_the_decoder_are_left_out_within_a_limit(
-    ada: TenantDatabase, store: CountingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ada: TenantDatabase,
+    counting_store: CountingStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(verification, "MAX_DECODING_LIMIT", 2)
     (tmp_path / "fragile.py").write_text(FRAGILE)
     files = GOOD | {f"crash{n}.png": picture(20 + n) for n in range(3)}
-    upload(ada, store, files)
+    upload(ada, counting_store, files)
     command = (sys.executable, str(tmp_path / "fragile.py"), "inspect")
     with (
         RequestChild(command, env=os.environ) as inspector,
-        open_verifier(ada.database, store, inspector, tmp_path) as verifier,
+        open_verifier(ada.database, counting_store, inspector, tmp_path) as verifier,
     ):
         of_two = {path: body for path, body in files.items() if path != "crash2.png"}
         ready = verified(verifier, ada, completed(ada, of_two))

@@ -21,7 +21,6 @@ from services.objects.keys import upload_key
 from services.processes.request_child import RequestChild
 from services.store import cache_work, datasets, verification
 from services.store.cache_work import CacheWork
-from services.store.database import Database
 from services.store.datasets import Dataset, NewFile
 from services.store.verification import MAX_FAILURES, MAX_PROBLEMS
 from tests.support.adapter_bytes import lora_bytes, packed
@@ -34,11 +33,6 @@ from trainer_core.data.listed import items_of
 
 BATCH = 32
 OFFER = timedelta(seconds=10)
-
-
-@pytest.fixture
-def ada(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
 
 
 @pytest.fixture

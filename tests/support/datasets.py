@@ -2,16 +2,20 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import pytest
 
 from services.cache_builder.verify import Verifier
 from services.objects.folder_store import FolderStore
 from services.objects.keys import upload_key
 from services.objects.signing import UrlSigner
+from services.processes.request_child import RequestChild
 from services.store import dataset_versions, datasets
 from services.store.datasets import Dataset, DatasetFile, NewFile
 from tests.support.runs import TenantDatabase
+from tests.support.verifying import open_verifier
 
 
 class CountingStore(FolderStore):
@@ -24,6 +28,25 @@ class CountingStore(FolderStore):
     def get_to(self, key: str, path: Path) -> None:
         self.read[key] += 1
         super().get_to(key, path)
+
+
+@pytest.fixture
+def ada(tenant_db: TenantDatabase) -> TenantDatabase:
+    return tenant_db
+
+
+@pytest.fixture
+def counting_store(tmp_path: Path) -> CountingStore:
+    return CountingStore(tmp_path / "objects")
+
+
+@pytest.fixture
+def verifier(
+    ada: TenantDatabase, counting_store: CountingStore, inspector: RequestChild, tmp_path: Path
+) -> Iterator[Verifier]:
+    """Each ring verifies one batch."""
+    with open_verifier(ada.database, counting_store, inspector, tmp_path) as verifier:
+        yield verifier
 
 
 def declared(path: str, body: bytes) -> NewFile:
