@@ -314,3 +314,6 @@ def test_a_mask_that_is_black_within_the_crop_is_named(tmp_path: Path) -> None:
     assert [item.path for item in found.chosen[0].items] == ["a.png", "c.png"]
     told = " | ".join(found.warnings)
     assert "cats: 1 of 3 images cannot be used and is left out. | cats: b.png: the mask is " in told
+    assert found.report is not None
+    (left_out,) = found.report.backends[0].left_out
+    assert (left_out.reason, left_out.first[0].path) == ("black_mask", "b.png")

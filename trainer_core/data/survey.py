@@ -136,8 +136,9 @@ def survey_data(
     for chosen in found.chosen:
         look = by_id[chosen.backend.id]
         found.surveys.append(_survey(chosen, look, max_px))
-    used = {chosen.backend.id: chosen.items for chosen in found.chosen}
-    seen = [look.seen(used.get(look.folder.backend.id, ())) for look in looks]
+    used = {each.backend.id: each.items for each in found.chosen}
+    having_mask = {each.backend.id: each.items for each in choice.chosen}
+    seen = [look.seen(used.get(id_, ()), having_mask.get(id_, ())) for id_, look in by_id.items()]
     found.report = report_of(plan.identity, seen, captions, max_px, depth)
     return found
 
@@ -196,8 +197,13 @@ class _Look:
     def is_whole(self) -> bool:
         return len(self.paths) == len(self.folder.files.images)
 
-    def seen(self, used: Sequence[FileItem]) -> Seen:
-        """For the report; ``used``: the images that the run uses."""
+    def seen(self, used: Sequence[FileItem], having_mask: Sequence[FileItem]) -> Seen:
+        """For the report.
+
+        Args:
+            used: the images that the run uses.
+            having_mask: those and the ones whose mask is black on all crops.
+        """
         return Seen(
             backend=self.folder.backend,
             folder=str(self.folder.folder.resolve()),
@@ -206,6 +212,7 @@ class _Look:
             readings=self.readings,
             examined=self.examined,
             used=used,
+            black={item.path for item in having_mask} - {item.path for item in used},
         )
 
 

@@ -1,7 +1,7 @@
 """Make the report on the data of a run from what was seen in its pictures."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -10,6 +10,7 @@ from trainer_core.data.buckets import Unfit, unfit
 from trainer_core.data.cut_captions import CutCaptions
 from trainer_core.data.index import FileItem
 from trainer_core.data.length import backend_micro_batches
+from trainer_core.data.mask_levels import BLACK_CROP
 from trainer_core.data.reading import Reading
 from trainer_core.data.report.crops import Fitted, buckets_of, fitted, uses_of
 from trainer_core.data.report.examine import Examined
@@ -47,6 +48,8 @@ class Seen:
     """Path → what the picture is, of those that could be decoded."""
     used: Sequence[FileItem]
     """Those that the run uses; none of masks."""
+    black: Collection[str]
+    """Paths of those that it leaves out because their mask is black on all crops."""
     folder: str
     """Where the images are."""
 
@@ -115,7 +118,7 @@ def _left_out(seen: Seen, max_px: int) -> tuple[LeftOut, ...]:
                 found["bad_caption"].append(NamedFile(path=shown, note=reading.message))
             case Reading():
                 if seen.backend.role != "mask" and path not in used:
-                    reason, why = _why_left_out(reading.item, seen.backend, max_px, chosen)
+                    reason, why = _why_left_out(reading.item, seen, max_px, chosen)
                     found[reason].append(NamedFile(path=path, note=why))
             case _:
                 assert_never(reading)
@@ -145,14 +148,16 @@ def _chosen(seen: Seen, max_px: int) -> set[str]:
 
 
 def _why_left_out(
-    item: FileItem, backend: Backend, max_px: int, chosen: set[str]
+    item: FileItem, seen: Seen, max_px: int, chosen: set[str]
 ) -> tuple[LeftOutReason, str | None]:
-    """In the order of ``choose_images``; what is chosen and not used has no mask."""
-    why = unfit(item.width_px, item.height_px, backend, max_px)
+    """In the order of ``choose_images``; what is chosen and not used has no mask or a black one."""
+    why = unfit(item.width_px, item.height_px, seen.backend, max_px)
     if why is not None:
         return _UNFIT[why], f"{item.width_px} x {item.height_px} px"
     if not item.captions:
         return "no_caption", None
+    if item.path in seen.black:
+        return "black_mask", BLACK_CROP
     return ("no_mask" if item.path in chosen else "not_chosen"), None
 
 
