@@ -5,7 +5,8 @@ from typing import Final
 from pydantic import JsonValue
 
 from trainer_core.config.simpletuner.reading import option_name
-from trainer_core.config.simpletuner.verdicts import Table
+from trainer_core.config.simpletuner.sources import SOURCE_KEYS
+from trainer_core.config.simpletuner.verdicts import Option, Table
 
 OTHER_BACKEND_KEYS: Final = Table()
 
@@ -72,20 +73,18 @@ OTHER_BACKEND_KEYS.no_effect(
     "composite_image_column", "It belongs to split_composite_images, which is not built."
 )
 OTHER_BACKEND_KEYS.refused("ssl_no_verify", "Certificates are always checked: leave it out.")
-_SECRET_KEYS: Final = frozenset(
-    {"aws_access_key_id", "aws_secret_access_key", "aws_session_token", "auth_token", "hf_token"}
-)
-"""Keys whose values are credentials. They have no effect over HTTP, and must not be stored."""
+
+
+def is_secret(written: str) -> bool:
+    """Whether the value of a key is a credential, which has no effect over HTTP."""
+    row = SOURCE_KEYS.get(option_name(written))
+    return isinstance(row, Option) and row.is_secret
 
 
 def without_credentials(value: JsonValue) -> JsonValue:
-    """A data backend without credentials, also without those in its blocks such as ``aws``."""
+    """A data backend as it may be stored: without credentials, also in blocks such as ``aws``."""
     if isinstance(value, list):
         return [without_credentials(each) for each in value]
     if not isinstance(value, dict):
         return value
-    return {
-        key: without_credentials(each)
-        for key, each in value.items()
-        if option_name(key) not in _SECRET_KEYS
-    }
+    return {key: without_credentials(each) for key, each in value.items() if not is_secret(key)}

@@ -7,8 +7,8 @@ from typing import Final
 from pydantic import JsonValue
 
 from trainer_core.config.plan.problems import Problem
-from trainer_core.config.simpletuner.backends import BACKEND_OPTIONS
 from trainer_core.config.simpletuner.local_backends import problems_of_backend, sources_of
+from trainer_core.config.simpletuner.other_backend_keys import is_secret
 from trainer_core.config.simpletuner.reading import escaped, option_name, text_of, written_value
 from trainer_core.config.simpletuner.source_types import (
     CsvSource,
@@ -18,7 +18,6 @@ from trainer_core.config.simpletuner.source_types import (
     is_address,
     is_dataset,
 )
-from trainer_core.config.simpletuner.verdicts import Option
 
 _DEFAULT_ID: Final = "source"
 _MAX_ID: Final = 128
@@ -142,13 +141,8 @@ def _secrets_in(value: JsonValue, at: str = "") -> list[str]:
     found: list[str] = []
     for key, each in value.items():
         pointer = f"{at}/{escaped(key)}"
-        found += [pointer] if _is_secret(key) else _secrets_in(each, pointer)
+        found += [pointer] if is_secret(key) else _secrets_in(each, pointer)
     return found
-
-
-def _is_secret(key: str) -> bool:
-    row = BACKEND_OPTIONS.get(option_name(key))
-    return isinstance(row, Option) and row.is_secret
 
 
 def _about_secret(pointer: str) -> Problem:
