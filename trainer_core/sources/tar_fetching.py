@@ -1,7 +1,7 @@
 """Fetches the pictures of tar files, one file after the other."""
 
 import threading
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.config.simpletuner.source_types import PictureSource, TarSource
@@ -13,6 +13,7 @@ from trainer_core.sources.places import Complete, SourcePlace, newest_complete, 
 from trainer_core.sources.rows import Tally
 from trainer_core.sources.shards import OpenShard, Shard, ShardReader, ShardSplit, store_shards
 from trainer_core.sources.surroundings import Surroundings, described, finished
+from trainer_core.sources.tar_names import folder_name
 from trainer_core.sources.tar_places import Findable, FoundTars, OnTheWay, find_tars, read_index
 from trainer_core.sources.tars import TarRules, missing_tar, open_tar, shard_keys, shard_of
 
@@ -31,7 +32,7 @@ def fetch_tars(
 
     Raises SourceError, and what ``store_rows`` raises.
     """
-    name, facts = f"tars-{PurePosixPath(place.source).name}", described(source)
+    name, facts = folder_name(place.source), described(source)
     try:
         found = find_tars(place, around, wants_captions=source.wants_captions)
     except UnreachableError:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import urlsplit
 
+from trainer_core.config.simpletuner.source_types import is_address
 from trainer_core.sources.errors import SourceError
 
 _MAX_TARS: Final = 100_000
@@ -47,6 +48,11 @@ def names_of_addresses(urls: Sequence[str]) -> list[str]:
         return names
     marks = [hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:12] for url in urls]
     return names_of_files([f"{path}-{mark}" for path, mark in zip(paths, marks, strict=True)])
+
+
+def folder_name(source: str) -> str:
+    """What to call the folder of fetched tar files: the last part of where they are."""
+    return f"tars-{PurePosixPath(_path_of(source) if is_address(source) else source).name}"
 
 
 def _path_of(url: str) -> str:
