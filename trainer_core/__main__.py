@@ -104,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect = _server(commands, "inspect", "decode pictures and report their sizes")
     _add_memory(inspect, _DEFAULT_INSPECT_BYTES)
-    fetch = _server(commands, "fetch", "fetch pictures from lists of addresses and the Hub")
+    fetch = _server(
+        commands, "fetch", "fetch pictures from lists of addresses, the Hub and tar files"
+    )
     _add_memory(fetch, _DEFAULT_FETCH_BYTES)
     fetch.add_argument(
         "--hub-endpoint", metavar="URL", help="address of the Hub (default: huggingface.co)"

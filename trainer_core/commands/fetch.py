@@ -49,7 +49,7 @@ from trainer_core.sources.portions import Portion, PortionFile, PortionLimits, f
 from trainer_core.web.fetching import FetchError, FetchLimits
 from trainer_core.web.public_addresses import Network
 
-MAX_LIST_BYTES: Final = 16 << 20
+_MAX_LIST_BYTES: Final = 16 << 20
 _MAX_FILE_BYTES: Final = 100 << 20
 """The largest picture that a dataset of the service may have."""
 _SOURCES_KEPT: Final = 4
@@ -200,7 +200,7 @@ def _list_of(
         download(
             address,
             file,
-            limits=FetchLimits(max_bytes=MAX_LIST_BYTES),
+            limits=FetchLimits(max_bytes=_MAX_LIST_BYTES),
             allowed=allowed,
             stopping=stopping,
         )
