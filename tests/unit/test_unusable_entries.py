@@ -48,6 +48,14 @@ def item(backend: str, path: Path) -> FileItem:
     )
 
 
+class CountingReporter(SilentReporter):
+    def __init__(self) -> None:
+        self.shown: list[tuple[str, int, int]] = []
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        self.shown.append((stage, done, total))
+
+
 def painted(folder: Path, lit: dict[str, tuple[int, int] | None]) -> dict[str, Path]:
     """Images of 192 × 64 and masks that are white from one column to another; SHA-256 → file.
 
@@ -102,6 +110,21 @@ def test_a_mask_that_is_black_within_the_crop_leaves_its_image_out(tmp_path: Pat
     assert (
         fill_cache(cache, rest, StandingParts(), files, SilentReporter()) == len(rest.entries) - 2
     )  # the masks are there
+
+
+def test_the_progress_of_masks_comes_to_its_end_and_masks_that_are_there_show_none(
+    tmp_path: Path,
+) -> None:
+    files = painted(tmp_path, {"a.png": (70, 80), "b.png": (0, 192)})
+    index = build_index(plan_of(crop_style="center"), items_in(tmp_path), TINY_CONFIG)
+    first, again = CountingReporter(), CountingReporter()
+
+    fill_masks(tmp_path / "cache", index, files, first)
+    fill_masks(tmp_path / "cache", index, files, again)
+
+    assert [done for _, done, _ in first.shown] == [0, 1, 2]
+    assert first.shown[-1] == ("checking masks", 2, 2)
+    assert not again.shown
 
 
 def test_more_than_half_ends_the_run_with_their_names(tmp_path: Path) -> None:

@@ -29,8 +29,11 @@ def fill_masks(
         return
     with _open(folder, reporter):
         left = [each for each in masks if not _is_whole(folder, each, reporter)]
+        if not left:
+            return
         count = _Count(reporter, "checking masks", len(left))
         unusable = _encode(folder, index, left, None, images, count=count)
+        count.finish()
     if unusable:
         raise UnusableImagesError(unusable, index)
 
