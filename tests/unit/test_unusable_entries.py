@@ -203,31 +203,40 @@ def test_a_shard_lacks_only_what_cannot_be_encoded(tmp_path: Path) -> None:
     assert not output.exists()
 
 
-@pytest.mark.parametrize(
-    ("body", "error"), [(b"\xff\x0a" + bytes(40), DecoderMissingError), (None, MemoryError)]
-)
-def test_what_is_the_machines_fault_leaves_nothing_out(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    body: bytes | None,
-    error: type[Exception],
-) -> None:
-    from trainer_core.data import images
-
-    files = painted(tmp_path, {"a.png": (70, 80)})
-    index = build_index(plan_of(crop_style="center"), items_in(tmp_path), TINY_CONFIG)
+def masks_to_encode(folder: Path) -> tuple[ShardSpec, dict[str, Path]]:
+    """A shard of one mask, and the files that it needs."""
+    files = painted(folder, {"a.png": (70, 80)})
+    index = build_index(plan_of(crop_style="center"), items_in(folder), TINY_CONFIG)
     masks = {each.digest for n, each in enumerate(index.entries) if index.kind_of(n) == "masks"}
     (spec,) = shards_of(index, masks)
-    if body is None:
+    return spec, files
 
-        def load(*_: object) -> None:
-            raise MemoryError
 
-        monkeypatch.setattr(Image.Image, "load", load)
-    else:
-        monkeypatch.setattr(images, "_openable", lambda: ("PNG",))
-        monkeypatch.setattr(images, "is_jpeg_xl", lambda _: True)
-    with pytest.raises(error):
+def test_a_decoder_that_is_missing_leaves_nothing_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, _ = masks_to_encode(tmp_path)
+    file = tmp_path / "a.jxl"
+    file.write_bytes(b"\xff\x0a" + bytes(40))  # as JPEG XL begins
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    (mask,) = spec.entries
+    spec = spec.model_copy(update={"entries": (mask.model_copy(update={"sha256": sha256}),)})
+    monkeypatch.setattr("trainer_core.data.images._openable", lambda: ("PNG",))
+
+    with pytest.raises(DecoderMissingError):
+        encode_shard(None, spec, {sha256: file}, tmp_path / "shard")
+
+
+def test_too_little_memory_leaves_nothing_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> None:
+        raise MemoryError
+
+    spec, files = masks_to_encode(tmp_path)
+    monkeypatch.setattr(Image.Image, "load", load)
+
+    with pytest.raises(MemoryError):
         encode_shard(None, spec, files, tmp_path / "shard")
 
 
