@@ -227,133 +227,121 @@ class Photos:
         return int(row[0])
 
 
+@pytest.fixture
+def photos(tenant_db: TenantDatabase, tmp_path: Path) -> Iterator[Photos]:
+    """With a builder whose encoder writes shards of no meaning."""
+    with builder(tenant_db.database, tmp_path, "", program=WRITER) as it:
+        yield Photos(db=tenant_db, builder=it)
+
+
 def sha256_of(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def test_a_shard_is_built_again_without_pictures_of_a_deleted_dataset(
-    database: Database, tmp_path: Path
-) -> None:
-    ada = TenantDatabase.new(database)
-    with builder(database, tmp_path, "", program=WRITER) as it:
-        photos = Photos(db=ada, builder=it)
-        one, two = photos.push("one"), photos.push("two")
-        first = photos.admit(one=one, two=two)
-        assert set(photos.build(first).values()) == {"done"}
-        assert photos.entries("latents") == 2
-        photos.do("UPDATE runs SET status = 'succeeded', stage = NULL")
-        second = photos.admit(two=two)
-        assert set(photos.build(second).values()) == {"done"}
-        photos.delete("one", one)
-        photos.lose_shards()
+def test_a_shard_is_built_again_without_pictures_of_a_deleted_dataset(photos: Photos) -> None:
+    one, two = photos.push("one"), photos.push("two")
+    first = photos.admit(one=one, two=two)
+    assert set(photos.build(first).values()) == {"done"}
+    assert photos.entries("latents") == 2
+    photos.do("UPDATE runs SET status = 'succeeded', stage = NULL")
+    second = photos.admit(two=two)
+    assert set(photos.build(second).values()) == {"done"}
+    photos.delete("one", one)
+    photos.lose_shards()
 
-        assert set(photos.build(second).values()) == {"done"}
-        assert photos.entries("latents") == 1
+    assert set(photos.build(second).values()) == {"done"}
+    assert photos.entries("latents") == 1
 
-        third = photos.admit(one=photos.push("one"), two=two)
-        assert set(photos.build(third).values()) == {"done"}
-        assert photos.entries("latents") == 2
-        with database.transaction() as conn:
-            admission.end_caching(conn, third)
-        claim = ada.ledger.claim(third, worker_id=ada.worker(), lease=LEASE)
-        assert claim is not None
-        latents = [each for each in claim.shards if each.kind == "latents"]
-        assert [len(each.entries) for each in latents] == [1, 1]
+    third = photos.admit(one=photos.push("one"), two=two)
+    assert set(photos.build(third).values()) == {"done"}
+    assert photos.entries("latents") == 2
+    with photos.db.database.transaction() as conn:
+        admission.end_caching(conn, third)
+    claim = photos.db.ledger.claim(third, worker_id=photos.db.worker(), lease=LEASE)
+    assert claim is not None
+    latents = [each for each in claim.shards if each.kind == "latents"]
+    assert [len(each.entries) for each in latents] == [1, 1]
 
 
 @pytest.mark.parametrize("is_changed", [False, True])
 def test_a_lost_picture_fails_only_the_runs_that_need_it_and_at_once(
-    database: Database, tmp_path: Path, *, is_changed: bool
+    photos: Photos, *, is_changed: bool
 ) -> None:
-    ada = TenantDatabase.new(database)
-    with builder(database, tmp_path, "", program=WRITER) as it:
-        photos = Photos(db=ada, builder=it)
-        one, two = photos.push("one"), photos.push("two")
-        first = photos.admit(one=one, two=two)
-        second = photos.admit(two=two)  # linked to the shard that the first one made
-        it.objects.delete(photos.key_of("one"))
-        if is_changed:
-            it.objects.put_bytes(photos.key_of("one"), b"eno")
+    one, two = photos.push("one"), photos.push("two")
+    first = photos.admit(one=one, two=two)
+    second = photos.admit(two=two)  # linked to the shard that the first one made
+    photos.builder.objects.delete(photos.key_of("one"))
+    if is_changed:
+        photos.builder.objects.put_bytes(photos.key_of("one"), b"eno")
 
-        assert set(photos.build(first).values()) == {"done"}
+    assert set(photos.build(first).values()) == {"done"}
 
-        assert photos.places(first, second) == [("failed", None), ("queued", "capacity")]
-        reason = ada.run(first).status_reason
-        assert reason is not None
-        assert reason["code"] == ("input_corrupt" if is_changed else "input_missing")
-        assert reason["message"].startswith("one.png is no")
-        assert reason["message"].endswith("create the dataset again and upload its files.")
-        assert photos.entries("latents") == 1
-        # Once it is uploaded again, it is encoded for the next run.
-        it.objects.put_bytes(photos.key_of("one"), b"one")
-        third = photos.admit(one=one, two=two)
-        assert set(photos.build(third).values()) == {"done"}
-        assert photos.places(third) == [("queued", "capacity")]
-        assert photos.entries("latents") == 2
+    assert photos.places(first, second) == [("failed", None), ("queued", "capacity")]
+    reason = photos.db.run(first).status_reason
+    assert reason is not None
+    assert reason["code"] == ("input_corrupt" if is_changed else "input_missing")
+    assert reason["message"].startswith("one.png is no")
+    assert reason["message"].endswith("create the dataset again and upload its files.")
+    assert photos.entries("latents") == 1
+    # Once it is uploaded again, it is encoded for the next run.
+    photos.builder.objects.put_bytes(photos.key_of("one"), b"one")
+    third = photos.admit(one=one, two=two)
+    assert set(photos.build(third).values()) == {"done"}
+    assert photos.places(third) == [("queued", "capacity")]
+    assert photos.entries("latents") == 2
 
 
 def test_an_image_that_cannot_be_encoded_is_left_out_by_the_runs_that_need_it(
-    database: Database, tmp_path: Path
+    photos: Photos,
 ) -> None:
-    ada = TenantDatabase.new(database)
-    with builder(database, tmp_path, "", program=WRITER) as it:
-        photos = Photos(db=ada, builder=it)
-        bad, two = photos.push("bad"), photos.push("two")
-        first = photos.admit(bad=bad, two=two)
-        second = photos.admit(two=two)
+    bad, two = photos.push("bad"), photos.push("two")
+    first = photos.admit(bad=bad, two=two)
+    second = photos.admit(two=two)
 
-        assert set(photos.build(first).values()) == {"done"}
+    assert set(photos.build(first).values()) == {"done"}
 
-        with database.transaction() as conn:
-            tries = conn.execute("SELECT max(attempts) FROM cache_shards").fetchone()
-        assert tries == (1,)
-        assert photos.places(first, second) == [("queued", "admission"), ("queued", "capacity")]
-        index = build_index(PLAN, [picture_of("bad"), picture_of("two")], TINY_CONFIG)
-        with database.transaction() as conn:
-            known = unusable_entries.reasons(conn, ada.tenant_id, index.picture_digests())
-        assert set(known.values()) == {"the picture is damaged"}
-        assert len(known) == 1
-        again = photos.admit(first, unusable=known, bad=bad, two=two)
-        assert again == first
-        assert photos.places(first) == [("queued", "capacity")]
+    with photos.db.database.transaction() as conn:
+        tries = conn.execute("SELECT max(attempts) FROM cache_shards").fetchone()
+    assert tries == (1,)
+    assert photos.places(first, second) == [("queued", "admission"), ("queued", "capacity")]
+    index = build_index(PLAN, [picture_of("bad"), picture_of("two")], TINY_CONFIG)
+    with photos.db.database.transaction() as conn:
+        known = unusable_entries.reasons(conn, photos.db.tenant_id, index.picture_digests())
+    assert set(known.values()) == {"the picture is damaged"}
+    assert len(known) == 1
+    again = photos.admit(first, unusable=known, bad=bad, two=two)
+    assert again == first
+    assert photos.places(first) == [("queued", "capacity")]
 
 
 def test_a_builder_that_was_too_slow_leaves_no_object_behind(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ada = TenantDatabase.new(database)
-    with builder(database, tmp_path, "", program=WRITER) as it:
-        photos = Photos(db=ada, builder=it)
-        run_id = photos.admit(one=photos.push("one"))
-        taken = []
+    run_id = photos.admit(one=photos.push("one"))
+    taken = []
 
-        def delete_all(name: str) -> None:  # where a test may also end the process
-            if name == "shard.uploaded" and not taken:
-                taken.append(name)
-                photos.do("DELETE FROM run_shards")
-                photos.do("DELETE FROM cache_shards")
+    def delete_all(name: str) -> None:  # where a test may also end the process
+        if name == "shard.uploaded" and not taken:
+            taken.append(name)
+            photos.do("DELETE FROM run_shards")
+            photos.do("DELETE FROM cache_shards")
 
-        monkeypatch.setattr("services.cache_builder.build.fault_point", delete_all)
-        assert photos.build(run_id) == {}
+    monkeypatch.setattr("services.cache_builder.build.fault_point", delete_all)
+    assert photos.build(run_id) == {}
 
-        assert list(it.objects.list_keys(f"tenants/{ada.tenant_id}/cache/")) == []
+    assert list(photos.builder.objects.list_keys(f"tenants/{photos.db.tenant_id}/cache/")) == []
 
 
-def test_a_shard_of_which_no_image_can_be_used_is_tried_once(
-    database: Database, tmp_path: Path
-) -> None:
-    ada = TenantDatabase.new(database)
-    with builder(database, tmp_path, "", program=WRITER) as it:
-        photos = Photos(db=ada, builder=it)
-        run_id = photos.admit(bad=photos.push("bad"))
+def test_a_shard_of_which_no_image_can_be_used_is_tried_once(photos: Photos) -> None:
+    run_id = photos.admit(bad=photos.push("bad"))
 
-        assert sorted(photos.build(run_id).values()) == ["done", "done", "failed"]
+    assert sorted(photos.build(run_id).values()) == ["done", "done", "failed"]
 
-        assert photos.places(run_id) == [("queued", "admission")]
-        photos.do("UPDATE cache_shards SET status = 'pending' WHERE status = 'failed'")
-        assert sorted(photos.build(run_id).values()) == ["done", "done", "failed"], (
-            "the builder had died"
-        )
+    assert photos.places(run_id) == [("queued", "admission")]
+    photos.do("UPDATE cache_shards SET status = 'pending' WHERE status = 'failed'")
+    assert sorted(photos.build(run_id).values()) == ["done", "done", "failed"], (
+        "the builder had died"
+    )
 
 
 def picture_of(name: str) -> FileItem:
