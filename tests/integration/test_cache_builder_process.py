@@ -213,7 +213,7 @@ def test_shards_are_built_once_although_the_ring_is_repeated(
     digests = service.want(index_of(models_dir, {"a.jpg": body}))
 
     for digest in digests:
-        wait_until(lambda: service.shard(digest)["status"] == "done", what=service.log.read_text)  # noqa: B023
+        wait_until(lambda: service.shard(digest)["status"] == "done", what=service.log.read_text)  # noqa: B023 - called at once
     row = service.shard(digests[0])
     for digest in digests:
         service.rings.shard(service.tenant_id, digest)
@@ -246,7 +246,7 @@ def test_a_users_error_names_the_file_and_is_not_retried(
 
 def wait_built(service: Service, digests: Sequence[str]) -> None:
     for digest in digests:
-        wait_until(lambda: service.shard(digest)["status"] == "done", what=service.log.read_text)  # noqa: B023
+        wait_until(lambda: service.shard(digest)["status"] == "done", what=service.log.read_text)  # noqa: B023 - called at once
 
 
 def stored_times(service: Service) -> dict[str, int]:

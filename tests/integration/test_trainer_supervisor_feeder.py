@@ -120,7 +120,7 @@ def test_nothing_is_needed_for_steps_after_the_last_one(tmp_path: Path) -> None:
         wait_until(lambda: held(tmp_path) == used | {prompt}, what="them", deadline_s=10)
         for step in range(1, 4):
             feeder.reached(step)
-        time.sleep(0.7)
+        time.sleep(0.7)  # the feeder has looked again by then
         other = next(e.digest for e in index.entries if e.digest not in held(tmp_path))
         ask_for(tmp_path, other)  # whatever it is for
         wait_until(lambda: other in held(tmp_path), what="the wanted entry", deadline_s=10)
@@ -142,7 +142,7 @@ def test_what_is_needed_soon_is_made_again_only_as_it_is_used(tmp_path: Path) ->
         wait_until(lambda: len(held(tmp_path)) == 401, what="all entries", deadline_s=30)
         for step in range(1, 20):
             feeder.reached(step)
-            time.sleep(0.01)
+            time.sleep(0.01)  # for each step to be seen by itself
     assert len(made) == 1  # there is room for all
     made.clear()
     part = tmp_path / "part"

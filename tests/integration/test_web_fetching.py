@@ -66,7 +66,7 @@ def test_a_host_that_is_no_ascii_is_looked_up_as_a_browser_does(
 
 def test_a_host_that_is_no_name_or_is_private_in_other_letters_is_refused(tmp_path: Path) -> None:
     assert "no address" in why("http://\u200d.test/", tmp_path / "out")
-    assert "no public address" in why("http://１２７.0.0.1/", tmp_path / "out")  # noqa: RUF001
+    assert "no public address" in why("http://１２７.0.0.1/", tmp_path / "out")  # noqa: RUF001 - full-width digits
 
 
 def test_redirects_are_followed_a_few_times(server: FileServer, tmp_path: Path) -> None:
