@@ -5,9 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from tests.support.buckets import content, get, source_of
 from tests.support.pictures import picture
@@ -27,14 +25,7 @@ class Objects:
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
-        self._client = boto3.client(
-            "s3",
-            endpoint_url=bucket.endpoint,
-            region_name=bucket.region,
-            aws_access_key_id=bucket.access_key,
-            aws_secret_access_key=bucket.secret_key,
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        self._client = bucket.client()
 
     def put(self, files: Mapping[str, bytes]) -> None:
         for key, body in files.items():

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -120,6 +121,17 @@ class Bucket:
             "AWS_DEFAULT_REGION": self.region,
         }
 
+    def client(self) -> Any:
+        """As the bucket's owner."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=self.region,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
 
 class RgwServer:
     """One monitor, one OSD, one gateway: three processes and nothing else."""
@@ -168,14 +180,7 @@ class RgwServer:
             access_key=self.access_key,
             secret_key=self.secret_key,
         )
-        client = boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name=self.region,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        client = bucket.client()
         client.create_bucket(Bucket=bucket.name)
         client.close()
         return bucket
