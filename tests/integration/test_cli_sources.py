@@ -1,9 +1,7 @@
 """Pictures that are elsewhere, from the command line: looked at, fetched, pushed and trained on."""
 
-import io
 import json
 import shutil
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,11 @@ from services.cli.connection import CommandError, Invocation
 from services.cli.plan_report import Report, report_on
 from services.cli.program import app
 from services.cli.source_fetching import local_folders, networks_in
+from tests.support.buckets import listing
 from tests.support.file_server import OWN, File, FileServer
 from tests.support.local_commands import Commands
 from tests.support.pictures import picture
+from tests.support.tars import tar_of
 from tests.unit.config_examples import SMALL_CONFIG, SMALL_LYCORIS
 
 NETWORK = f"{OWN}/32"
@@ -133,19 +133,10 @@ def test_buckets_and_tar_files_are_looked_at_and_fetched(
     files = {f"{n}.png": picture(n, size=(128, 128)) for n in range(3)} | {"0.txt": b"one\ntwo"}
     backend: dict[str, Any] = {"id": "list", "type": kind}
     if kind == "webshart":
-        with tarfile.open(config.parent / "t.tar", "w") as opened:
-            for name, body in files.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(body)
-                opened.addfile(info, io.BytesIO(body))
+        (config.parent / "t.tar").write_bytes(tar_of(files))
         backend |= {"source": "t.tar", "caption_strategy": "webshart"}
     else:
-        listed = "".join(
-            f"<Contents><Key>{name}</Key><Size>{len(body)}</Size></Contents>"
-            for name, body in files.items()
-        )
-        page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>"
-        server.files["/pictures"] = File(body=page.encode())
+        server.files["/pictures"] = File(body=listing(files))
         server.files |= {f"/pictures/{name}": File(body=body) for name, body in files.items()}
         backend |= {
             "aws_bucket_name": "pictures",

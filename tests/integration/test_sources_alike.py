@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.buckets import listing
 from tests.support.file_server import OWN, File, FileServer
 from tests.support.hub import HubServer
 from tests.support.pictures import picture
@@ -46,13 +47,9 @@ def in_tar_files(tmp_path: Path, _server: FileServer, _hub: HubServer) -> dict[s
 
 
 def in_a_bucket(_path: Path, server: FileServer, _hub: HubServer) -> dict[str, Any]:
-    listed = "".join(
-        f"<Contents><Key>cats/{name}</Key><Size>{len(body)}</Size></Contents>"
-        for name, body in FILES.items()
-    )
-    body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>"
-    server.files["/pictures"] = File(body=body.encode())
-    server.files |= {f"/pictures/cats/{name}": File(body=each) for name, each in FILES.items()}
+    objects = {f"cats/{name}": body for name, body in FILES.items()}
+    server.files["/pictures"] = File(body=listing(objects))
+    server.files |= {f"/pictures/{key}": File(body=body) for key, body in objects.items()}
     return {
         "type": "aws",
         "aws_bucket_name": "pictures",

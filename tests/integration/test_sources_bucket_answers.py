@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.buckets import content, get, source_of
+from tests.support.buckets import content, get, listing, source_of
 from tests.support.file_server import OWN, File, FileServer
 from tests.support.pictures import picture
 from trainer_core.config.simpletuner.source_types import BucketSource
@@ -15,6 +15,10 @@ from trainer_core.sources.errors import SourceError, UnreachableError
 pytestmark = pytest.mark.usefixtures("without_aws_keys", "without_bucket_waits")
 
 KEYS = {"access_key": "AKIAEXAMPLE", "secret_key": "not-for-eyes"}
+
+
+def pictures_at(endpoint: str, region: str | None = None) -> BucketSource:
+    return BucketSource(bucket="pictures", prefix="", endpoint=endpoint, region=region, **KEYS)
 
 
 def _refusal(status: int, code: str, **headers: str) -> File:
@@ -37,7 +41,7 @@ def test_a_refusal_names_the_option_and_is_asked_once(
     server: FileServer, tmp_path: Path, answer: File, words: str
 ) -> None:
     server.files["/pictures"] = answer
-    place = BucketSource(bucket="pictures", prefix="", endpoint=server.url(""), region=None, **KEYS)
+    place = pictures_at(server.url(""))
     with pytest.raises(SourceError, match=r"^photos: ") as caught:
         get(tmp_path, source_of(place), allowed=f"{OWN}/32")
     assert words in caught.value.message
@@ -48,22 +52,18 @@ def test_a_refusal_names_the_option_and_is_asked_once(
 def test_a_bucket_of_another_region_is_told(server: FileServer, tmp_path: Path) -> None:
     headers = {"x-amz-bucket-region": "eu-north-1"}
     server.files["/pictures"] = _refusal(301, "PermanentRedirect", **headers)
-    place = BucketSource(
-        bucket="pictures", prefix="", endpoint=server.url(""), region="us-west-2", **KEYS
-    )
+    place = pictures_at(server.url(""), region="us-west-2")
     with pytest.raises(SourceError, match="is in eu-north-1: set aws_region_name"):
         get(tmp_path, source_of(place), allowed=f"{OWN}/32")
 
 
 def test_no_address_is_reached_that_was_not_allowed(server: FileServer, tmp_path: Path) -> None:
-    place = BucketSource(bucket="pictures", prefix="", endpoint=server.url(""), region=None, **KEYS)
+    place = pictures_at(server.url(""))
     with pytest.raises(SourceError, match=r"no public address.*--allow-network") as caught:
         get(tmp_path, source_of(place), allowed="127.0.0.1/32")
     assert not caught.value.retryable
     assert server.requests == []
-    away = BucketSource(
-        bucket="pictures", prefix="", endpoint="http://nowhere.invalid", region=None, **KEYS
-    )
+    away = pictures_at("http://nowhere.invalid")
     with pytest.raises(UnreachableError, match="its host is not known; give the same command"):
         get(tmp_path, source_of(away))
 
@@ -79,7 +79,7 @@ def test_a_service_that_may_be_listed_only_is_told_after_a_few_objects(
         body=f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>".encode()
     )
     server.files |= {f"/pictures/{n}.png": _refusal(403, "AccessDenied") for n in range(200)}
-    place = BucketSource(bucket="pictures", prefix="", endpoint=server.url(""), region=None, **KEYS)
+    place = pictures_at(server.url(""))
     with pytest.raises(SourceError, match="s3:GetObject"):
         get(tmp_path, source_of(place), allowed=f"{OWN}/32")
     assert len(server.requests) < 60
@@ -102,7 +102,7 @@ def test_pages_of_a_listing_and_a_reply_that_is_cut(server: FileServer, tmp_path
     whole = picture(1)
     server.files["/pictures/1.png"] = File(body=whole)
     server.files["/pictures/2.png"] = File(body=whole[:40], declared_bytes=len(whole))
-    place = BucketSource(bucket="pictures", prefix="", endpoint=server.url(""), region=None, **KEYS)
+    place = pictures_at(server.url(""))
     source = source_of(place, wants_captions=False)
     with pytest.raises(UnreachableError, match=r"2\.png: .*goes on where it stopped"):
         get(tmp_path, source, allowed=f"{OWN}/32")
@@ -123,15 +123,10 @@ def test_equal_captions_equal_names_and_a_listing_that_is_cut(
     files = {name: picture(number) for number, name in enumerate(names)}
     files |= {f"{n}.txt": text for n in range(32)}
     server.files |= {f"/pictures/{key}": File(body=body) for key, body in files.items()}
-    listed = "".join(
-        f"<Contents><Key>{key}</Key><Size>{len(body)}</Size>"
-        f"<ETag>&quot;{hashlib.md5(body).hexdigest()}&quot;</ETag></Contents>"
-        for key, body in files.items()
-    )
-    page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>".encode()
+    page = listing(files, tag=lambda body: hashlib.md5(body).hexdigest())
     whole = File(body=page)
     server.files["/pictures"] = File(body=page[:99], declared_bytes=len(page), then=whole)
-    place = BucketSource(bucket="pictures", prefix="", endpoint=server.url(""), region=None, **KEYS)
+    place = pictures_at(server.url(""))
 
     found = get(tmp_path, source_of(place), allowed=f"{OWN}/32")
 
@@ -150,13 +145,10 @@ def test_equal_captions_equal_names_and_a_listing_that_is_cut(
 
 def test_an_object_that_is_never_as_listed_is_left_out(server: FileServer, tmp_path: Path) -> None:
     """Such as of a service that lists compressed sizes, and gives what is unpacked."""
-    listed = "".join(
-        f"<Contents><Key>{n}.png</Key><Size>{len(picture(n))}</Size></Contents>" for n in range(3)
-    )
-    page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>"
+    page = listing({f"{n}.png": picture(n) for n in range(3)})
     server.files = {f"/pictures/{n}.png": File(body=picture(n)) for n in range(3)}
-    server.files |= {"/pictures": File(body=page.encode()), "/pictures/1.png": File(body=b"short")}
-    place = BucketSource(bucket="pictures", prefix="", endpoint=server.url(""), region=None, **KEYS)
+    server.files |= {"/pictures": File(body=page), "/pictures/1.png": File(body=b"short")}
+    place = pictures_at(server.url(""))
 
     found = get(tmp_path, source_of(place, wants_captions=False), allowed=f"{OWN}/32")
 

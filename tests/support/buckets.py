@@ -1,6 +1,7 @@
 """Sources in S3 buckets: fetched without keys of the machine and without waits."""
 
 import ipaddress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,3 +58,15 @@ def content(found: FetchedSource) -> dict[str, tuple[bytes, str]]:
         for file in sorted(found.folder.rglob("*"))
         if file.is_file() and file.suffix != ".txt"
     }
+
+
+def listing(objects: Mapping[str, bytes], tag: Callable[[bytes], str] | None = None) -> bytes:
+    """What S3 answers to a listing of these objects, with ETags if there is a ``tag`` for them."""
+    contents = "".join(
+        f"<Contents><Key>{key}</Key><Size>{len(body)}</Size>"
+        + (f"<ETag>&quot;{tag(body)}&quot;</ETag>" if tag else "")
+        + "</Contents>"
+        for key, body in objects.items()
+    )
+    page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>"
+    return page.encode()
