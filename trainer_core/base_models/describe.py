@@ -1,6 +1,5 @@
 """A base model in a folder: its description ``reverie-base.json``, its files, their hashes."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pydantic import JsonValue
 from trainer_core.base_models.layout import read_config
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.config.plan.shapes import max_area_px
+from trainer_core.digests import sha256_of
 from trainer_core.errors import BaseModelError
 from trainer_core.whole_file import replace_text
 
@@ -208,9 +208,3 @@ def _files_in(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
             yield from _files_in(path, above | {real})
         elif path.is_file():
             yield path
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

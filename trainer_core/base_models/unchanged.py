@@ -18,11 +18,11 @@ from trainer_core.base_models.describe import (
     BaseModel,
     content_of,
     described_files,
-    sha256_of,
     stamp_of,
 )
 from trainer_core.base_models.layout import read_config
 from trainer_core.config.plan.frozen import digest_of
+from trainer_core.digests import sha256_of
 from trainer_core.errors import BaseModelError
 from trainer_core.progress import Reporter
 from trainer_core.whole_file import replace_text

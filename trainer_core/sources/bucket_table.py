@@ -1,12 +1,12 @@
 """Captions of a bucket's pictures in a table: a file of this machine, or one of its objects."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from trainer_core.config.simpletuner.source_types import PictureSource
+from trainer_core.digests import sha256_of
 from trainer_core.disk import writing
 from trainer_core.paths import find_file, places_of
 from trainer_core.sources.bucket_client import Bucket, BucketObject
@@ -35,9 +35,7 @@ def find_table(bucket: Bucket, source: PictureSource, folders: Sequence[Path]) -
         return None
     path = source.table.path
     if (file := find_file(path, folders)) is not None:
-        with file.open("rb") as opened:
-            content = hashlib.file_digest(opened, "sha256").hexdigest()
-        return FoundTable(at=file, token=content)
+        return FoundTable(at=file, token=sha256_of(file))
     keys = dict.fromkeys((path.removeprefix("/"), f"{bucket.place.prefix}{path}"))
     for key in keys:
         # Of all keys that begin with it, a key itself is the first.

@@ -1,6 +1,5 @@
 """Fetches what a backend's pictures come from into a folder of files, once."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -14,6 +13,7 @@ from trainer_core.config.simpletuner.source_types import (
     PictureSource,
     TarSource,
 )
+from trainer_core.digests import sha256_of
 from trainer_core.paths import find_folder, places_of
 from trainer_core.progress import Reporter
 from trainer_core.sources.bucket import fetch_bucket
@@ -98,10 +98,8 @@ def _fetch_list(
     file = local_file(place.file, "csv_file", around.folders)
     listed = read_list(file, place)
     kept = limited(listed, source)
-    with file.open("rb") as opened:
-        revision = hashlib.file_digest(opened, "sha256").hexdigest()
     facts = {**described(source), "file": str(file)}
-    with open_place(around.root, f"csv-{file.stem}", facts, revision, reporter) as found:
+    with open_place(around.root, f"csv-{file.stem}", facts, sha256_of(file), reporter) as found:
         if (complete := found.complete()) is not None:
             return found, complete
         found.prepare()
@@ -167,10 +165,8 @@ def _fetch_captions(
         )
     file = local_file(table.path, "parquet.path", (folder, *around.folders))
     pictures = pictures_in(folder)
-    with file.open("rb") as opened:
-        content = hashlib.file_digest(opened, "sha256").hexdigest()
     facts = {**described(source), "folder": str(folder.absolute()), "file": str(file)}
-    revision = digest_of([content, dict(pictures)])
+    revision = digest_of([sha256_of(file), dict(pictures)])
     with open_place(around.root, f"table-{folder.name}", facts, revision, reporter) as found:
         if (complete := found.complete()) is not None:
             return found, complete

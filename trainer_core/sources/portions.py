@@ -1,6 +1,5 @@
 """The next rows of a source, fetched into a folder and checked, as much as one request may take."""
 
-import hashlib
 import threading
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from typing import Final, Literal
 from trainer_core.data.captions import MAX_CAPTION_BYTES, decode_caption
 from trainer_core.data.formats import CAPTION_SUFFIX
 from trainer_core.data.images import ImageFacts, inspect_image
+from trainer_core.digests import sha256_of
 from trainer_core.errors import BadCaptionError, BadImageError
 from trainer_core.sources.errors import RowError
 from trainer_core.sources.numbered import Position, Step
@@ -181,13 +181,11 @@ def _files_of(row: Row, draft: Path, max_bytes: int) -> list[PortionFile]:
 def _file(
     path: str, local: Path, media: Literal["image", "caption"], facts: ImageFacts | None
 ) -> PortionFile:
-    with local.open("rb") as opened:
-        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     return PortionFile(
         path=path,
         local=local,
         media=media,
         size_bytes=local.stat().st_size,
-        sha256=sha256,
+        sha256=sha256_of(local),
         facts=facts,
     )
