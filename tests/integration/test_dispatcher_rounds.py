@@ -47,7 +47,7 @@ def test_imports_are_rung_one_a_builder_and_not_again_while_they_are_offered(
     service: DispatcherAndIndexer, tenant_db: TenantDatabase, queues: Callable[[str], int]
 ) -> None:
     with tenant_db.database.transaction() as conn:
-        for _ in range(2):
+        for _ in range(3):
             dataset = datasets.create(conn, tenant_db.tenant_id, "photos", [])
             imports.create(conn, tenant_db.tenant_id, dataset.dataset_id, {"type": "csv"}, "url\n")
     for _ in range(2):
