@@ -279,7 +279,7 @@ class Importer:
             imports.postpone(conn, work, after=_LATER)
 
     def _count_failure(self, work: Import, code: str, message: str) -> None:
-        log.warning("import_failed", dataset_id=work.dataset_id, code=code, tries=work.failures)
+        log.warning("import_failed", dataset_id=work.dataset_id, code=code)
         problem = Problem(pointer="", code=code, message=message)
         with self.database.transaction() as conn:
             imports.count_failure(conn, work, problem)

@@ -177,7 +177,7 @@ def renew(conn: Connection, work: Import) -> None:
 
 
 _LOCK: Final = """
-SELECT true FROM dataset_imports
+SELECT failures FROM dataset_imports
 WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND fence = %(fence)s
     AND status = 'importing' FOR UPDATE
 """
@@ -263,7 +263,7 @@ def advance(conn: Connection, work: Import, portion: Portion, *, rules: int) -> 
 
 
 _GIVE_BACK: Final = """
-UPDATE dataset_imports SET lease_until = NULL, failures = %(failures)s,
+UPDATE dataset_imports SET lease_until = NULL, failures = failures - %(forgiven)s,
     ring_after = clock_timestamp() + make_interval(secs => %(after_s)s)
 WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND fence = %(fence)s
     AND status = 'importing'
@@ -272,26 +272,30 @@ WHERE tenant_id = %(tenant_id)s AND dataset_id = %(dataset_id)s AND fence = %(fe
 
 def put_back(conn: Connection, work: Import) -> None:
     """End this builder's turn with rows left: the import is due again, behind others."""
-    _give_back(conn, work, after=timedelta(0), failures=0)
+    _give_back(conn, work, after=timedelta(0), forgiven=1)
     notify(conn, WORK)
 
 
 def postpone(conn: Connection, work: Import, *, after: timedelta) -> None:
     """Postpone the import, because of this machine or a store of the service; no failure."""
-    _give_back(conn, work, after=after, failures=max(0, work.failures - 1))
+    _give_back(conn, work, after=after, forgiven=1)
 
 
 def count_failure(conn: Connection, work: Import, problem: Problem) -> None:
     """Postpone for longer each time; the last time fails the import, and says why."""
-    if work.failures >= MAX_FAILURES:
+    # Of the row: a portion that went well since the import was taken has ended the failures.
+    row = conn.execute(_LOCK, _key(work)).fetchone()
+    if row is None:
+        return
+    if row[0] >= MAX_FAILURES:
         reject(conn, work, problem)
         return
-    after = backoff(work.failures - 1, first=_FIRST_PAUSE, limit=_LONGEST_PAUSE)
-    _give_back(conn, work, after=after, failures=work.failures)
+    after = backoff(row[0] - 1, first=_FIRST_PAUSE, limit=_LONGEST_PAUSE)
+    _give_back(conn, work, after=after, forgiven=0)
 
 
-def _give_back(conn: Connection, work: Import, *, after: timedelta, failures: int) -> None:
-    conn.execute(_GIVE_BACK, {**_key(work), "after_s": seconds(after), "failures": failures})
+def _give_back(conn: Connection, work: Import, *, after: timedelta, forgiven: int) -> None:
+    conn.execute(_GIVE_BACK, {**_key(work), "after_s": seconds(after), "forgiven": forgiven})
 
 
 _END: Final = """
