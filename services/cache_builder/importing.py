@@ -19,6 +19,7 @@ from typing import Final
 
 import structlog
 
+from services.cache_builder.fetched_files import opened, read_list
 from services.cache_builder.holding import renewed
 from services.cache_builder.import_leftovers import delete_leftovers
 from services.cache_builder.verify import RULES
@@ -68,6 +69,14 @@ class PortionSize:
     rows: int = 64
     size_bytes: int = 128 << 20
     seconds: float = 20.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fetched:
+    """What the fetching process replied, and the folder where its files are."""
+
+    reply: FetchReply
+    folder: Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,13 +160,14 @@ class Importer:
         ends_s = time.monotonic() + self.slice_s
         while self._has_space():
             with self.scratch.work_folder("import") as folder:
-                reply = self._fetch(work, folder)
+                fetched = self._fetch(work, folder)
+                reply = fetched.reply
                 if _should_wait(work, reply):
                     first = next(row for row in reply.left_out if row.may_pass)
                     message = f"most rows cannot be fetched now, such as {first.message}"
                     self._count_failure(work, "rows_unreachable", _unreachable(message))
                     return
-                advanced = self._store(work, reply)
+                advanced = self._store(work, fetched)
             if advanced is None:  # deleted, or another builder is ahead
                 return
             work = advanced
@@ -186,27 +196,32 @@ class Importer:
     def _empty_cache(self) -> None:
         shutil.rmtree(self._cache, ignore_errors=True)
 
-    def _fetch(self, work: Import, folder: Path) -> FetchReply:
+    def _fetch(self, work: Import, folder: Path) -> _Fetched:
         """The next rows; a row that ends the process is left out."""
         request = self._request(work, folder)
         try:
-            reply = self.fetcher.request(request, FetchReply)
+            fetched = self._ask(request)
         except ChildLostError:
             one = request.model_copy(update={"max_rows": 1, "folder": _new(folder, "one")})
             try:
-                reply = self.fetcher.request(one, FetchReply)
+                fetched = self._ask(one)
             except ChildLostError:
                 none = one.model_copy(
                     update={"leaves_out_first": True, "folder": _new(folder, "none")}
                 )
                 # Raises ChildLostError where the process cannot start at all.
-                reply = self.fetcher.request(none, FetchReply)
-        if reply.list_file is not None:
+                fetched = self._ask(none)
+        if fetched.reply.list_name is not None:
             # Not as text: the ends of lines in captions are part of the list's revision.
-            content = Path(reply.list_file).read_bytes().decode("utf-8-sig", errors="replace")
+            body = read_list(fetched.folder, fetched.reply.list_name)
+            content = body.decode("utf-8-sig", errors="replace")
             with self.database.transaction() as conn:
                 imports.keep_list(conn, work, content.replace("\0", ""))
-        return reply
+        return fetched
+
+    def _ask(self, request: FetchRequest) -> _Fetched:
+        reply = self.fetcher.request(request, FetchReply)
+        return _Fetched(reply=reply, folder=Path(request.folder))
 
     def _request(self, work: Import, folder: Path) -> FetchRequest:
         with self.database.transaction() as conn:
@@ -231,24 +246,26 @@ class Importer:
             }
         )
 
-    def _store(self, work: Import, reply: FetchReply) -> Import | None:
+    def _store(self, work: Import, fetched: _Fetched) -> Import | None:
         """Store the files, and go on behind their rows; None where the import is over."""
-        portion = _portion(reply)
+        portion = _portion(fetched)
         with self.database.transaction() as conn:
             if not imports.declare(conn, work, portion, self.quotas):
                 return None
         fault_point("import.declared")
-        contents = {file.sha256: file for file in reply.files}
+        contents = {file.sha256: file for file in fetched.reply.files}
+        store = partial(self._store_file, work.tenant_id, fetched.folder)
         with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
-            list(pool.map(partial(self._store_file, work.tenant_id), contents.values()))
+            list(pool.map(store, contents.values()))
         fault_point("import.stored")
         with self.database.transaction() as conn:
             return imports.advance(conn, work, portion, rules=RULES)
 
-    def _store_file(self, tenant_id: str, file: FetchedFile) -> None:
+    def _store_file(self, tenant_id: str, folder: Path, file: FetchedFile) -> None:
         key = upload_key(tenant_id, file.sha256)
         if self.objects.size(key) != file.size_bytes:
-            self.objects.put_file(key, Path(file.local))
+            with opened(folder, file) as path:
+                self.objects.put_file(key, path)
 
     def _finish(self, work: Import) -> None:
         delete_leftovers(self.database, self.objects, work)
@@ -341,7 +358,8 @@ def _about_use(work: Import, *, is_last: bool) -> Problem | None:
     return None
 
 
-def _portion(reply: FetchReply) -> Portion:
+def _portion(fetched: _Fetched) -> Portion:
+    reply = fetched.reply
     files, facts = [], []
     for file in reply.files:
         path = _safe(file.path)
@@ -350,7 +368,8 @@ def _portion(reply: FetchReply) -> Portion:
         )
         text = None
         if file.media == "caption":
-            text = decode_caption(Path(file.local).read_bytes(), name=path)
+            with opened(fetched.folder, file) as local:
+                text = decode_caption(local.read_bytes(), name=path)
         facts.append(
             FileFacts(
                 path=path,

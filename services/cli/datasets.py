@@ -195,7 +195,9 @@ def import_(
 def _show_rows_left_out(dataset: "Dataset") -> None:
     source = dataset.get("source")
     if source is not None and source["left_out"]:
-        output.print_note(f"warning: {source['left_out']} rows are left out, such as:")
+        number = source["left_out"]
+        rows = "1 row is" if number == 1 else f"{number} rows are"
+        output.print_note(f"warning: {rows} left out, such as:")
         for row in source["left_out_rows"][:_LEFT_OUT_SHOWN]:
             output.print_note(f"  {row['message']}")
 

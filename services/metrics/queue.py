@@ -91,7 +91,8 @@ class QueueCollector(Collector):
         )
         oldest = GaugeMetricFamily(
             "reverie_oldest_pending_row_seconds",
-            "Age of the row that has waited longest for a worker, by kind.",
+            "Age of the row that has waited longest for a worker, by kind. Of a dataset and of an "
+            "import: since a worker last got on with it.",
             labels=["kind"],
         )
         for each in figures.pending:

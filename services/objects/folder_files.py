@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -53,6 +54,21 @@ def directory(root: Path, parts: tuple[str, ...], *, create: bool) -> Iterator[i
         yield fd
     finally:
         os.close(fd)
+
+
+def open_regular(root: Path, parts: tuple[str, ...]) -> BinaryIO:
+    """Open a file to read it.
+
+    Raises OSError as it comes, and IsADirectoryError for all that is no regular file.
+    """
+    with directory(root, parts[:-1], create=False) as parent:
+        # Not blocking: the path could be a named pipe.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        fd = os.open(parts[-1], flags, dir_fd=parent)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise IsADirectoryError(errno.EISDIR, "no regular file", parts[-1])
+    return os.fdopen(fd, "rb")
 
 
 def rename(name: str, folder: int, new_name: str, new_folder: int) -> None:

@@ -23,6 +23,7 @@ from services.objects.folder_files import (
     delete,
     directory,
     link,
+    open_regular,
     rename,
     translated,
     write,
@@ -80,18 +81,11 @@ class FolderStore:
         """The object as a stream, which the caller closes; raises ObjectMissingError."""
         parts = check_key(key)
         try:
-            with self._directory(parts[:-1], create=False) as parent:
-                # Not blocking: the path could be a named pipe.
-                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-                fd = os.open(parts[-1], flags, dir_fd=parent)
+            return open_regular(self._root, parts)
         except OSError as error:
             if error.errno in NOTHING_THERE:
                 raise ObjectMissingError(key) from error
             raise translated(error, key) from error
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise ObjectMissingError(key)
-        return os.fdopen(fd, "rb")
 
     def size(self, key: str) -> int | None:
         try:

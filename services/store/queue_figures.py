@@ -44,8 +44,9 @@ SELECT 'publication', count(*),
 FROM publications WHERE ring_after IS NOT NULL
 UNION ALL
 SELECT 'import', count(*),
-    coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8
-FROM dataset_imports WHERE ring_after IS NOT NULL
+    coalesce(extract(epoch FROM clock_timestamp() - min(datasets.updated_at)), 0)::float8
+FROM dataset_imports AS import JOIN datasets USING (tenant_id, dataset_id)
+WHERE import.ring_after IS NOT NULL
 """
 
 _FAILED: Final = """

@@ -9,8 +9,10 @@ from datetime import timedelta
 import pytest
 
 from services.domain.ledger import Outcome
+from services.domain.quotas import Quotas
 from services.metrics.queue import FailedRuns, OpenRuns, PendingRows, QueueFigures, Workers
-from services.store import queue_figures
+from services.store import datasets, imports, queue_figures
+from services.store.imports import Portion
 from tests.support.fleet import Fleet
 from tests.support.ports import free_port
 from tests.support.runs import TenantDatabase, failure
@@ -19,6 +21,7 @@ from tests.support.service import new_tenant
 from tests.support.waiting import wait_until
 
 SILENCE = timedelta(seconds=30)
+NOTHING = Portion(files=[], facts=[], left_out=[], position={}, rows_done=0, rows_total=None)
 
 
 def figures(tenant_db: TenantDatabase) -> QueueFigures:
@@ -105,6 +108,22 @@ def test_rows_that_wait_for_a_worker_are_counted_by_kind(tenant_db: TenantDataba
         "import": 0,
     }
     assert pending["dataset"] == PendingRows(kind="dataset", rows=0, oldest_s=0)
+
+
+def test_an_import_waits_from_its_last_portion_on(tenant_db: TenantDatabase) -> None:
+    with tenant_db.database.transaction() as conn:
+        dataset = datasets.create(conn, tenant_db.tenant_id, "photos", [])
+        imports.create(conn, tenant_db.tenant_id, dataset.dataset_id, {}, None)
+        conn.execute("UPDATE datasets SET updated_at = clock_timestamp() - interval '90 s'")
+    pending = {row.kind: row for row in figures(tenant_db).pending}
+    assert pending["import"].rows == 1
+    assert pending["import"].oldest_s == pytest.approx(90, abs=20)
+    with tenant_db.database.transaction() as conn:
+        work = imports.take(conn, tenant_db.tenant_id, dataset.dataset_id)
+        assert work is not None
+        assert imports.declare(conn, work, NOTHING, Quotas())
+    pending = {row.kind: row for row in figures(tenant_db).pending}
+    assert pending["import"].oldest_s == pytest.approx(0, abs=20)
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ class Fetcher:
             leaves_out_first=request.leaves_out_first,
         )
         is_new = list_file is not None and request.list_file is None
-        return _reply(portion, opened, str(list_file) if is_new else None)
+        return _reply(portion, opened, list_file if is_new else None)
 
     def _cache_for(self, root: Path, backend: Mapping[str, JsonValue]) -> Path:
         """The folder of this source; of others those that were not used for longest go."""
@@ -222,7 +222,7 @@ def _delete_old(root: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _reply(portion: Portion, opened: OpenSource, list_file: str | None) -> FetchReply:
+def _reply(portion: Portion, opened: OpenSource, new_list: Path | None) -> FetchReply:
     return FetchReply(
         files=tuple(_file(each) for each in portion.files),
         left_out=tuple(
@@ -233,7 +233,7 @@ def _reply(portion: Portion, opened: OpenSource, list_file: str | None) -> Fetch
         is_last=portion.is_last,
         rows_done=rows_done(opened, portion.position),
         rows_total=opened.total,
-        list_file=list_file,
+        list_name=None if new_list is None else new_list.name,
     )
 
 
@@ -241,7 +241,7 @@ def _file(file: PortionFile) -> FetchedFile:
     facts = file.facts
     return FetchedFile(
         path=file.path,
-        local=str(file.local),
+        local_name=file.local.name,
         media=file.media,
         size_bytes=file.size_bytes,
         sha256=file.sha256,

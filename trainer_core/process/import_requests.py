@@ -52,8 +52,8 @@ class FetchedFile(Frozen):
 
     path: str
     """In the dataset: relative, with ``/``."""
-    local: str
-    """On this machine."""
+    local_name: str
+    """In the folder of the request."""
     media: Literal["image", "caption"]
     size_bytes: int
     sha256: str
@@ -86,5 +86,5 @@ class FetchReply(Frozen):
     """Rows of the source that are before the position."""
     rows_total: int | None
     """None: not known."""
-    list_file: str | None
-    """The list that was fetched, in ``folder``; None where none was wanted."""
+    list_name: str | None
+    """The name of the list that was fetched, in ``folder``; None where none was wanted."""

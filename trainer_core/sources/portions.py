@@ -68,7 +68,6 @@ class Portion:
     left_out: list[UnusedRow] = field(default_factory=list)
     is_last: bool = False
     size_bytes: int = 0
-    rows: int = 0
 
 
 def fetch_portion(
@@ -142,7 +141,6 @@ def _take(
         else:
             portion.files += files
             portion.size_bytes += sum(file.size_bytes for file in files)
-    portion.rows += step.row is not None
     portion.position = step.after
 
 

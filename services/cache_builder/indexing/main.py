@@ -5,6 +5,7 @@ builder that also listened for admissions would make them wait for its long work
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,8 @@ _FETCHING_S: Final = 900.0
 _FETCHER_IDLE_S: Final = 120.0
 _LOCK_TIMEOUT: Final = timedelta(seconds=2)
 """Longest wait for a row that another transaction has locked; then the run is postponed."""
+_IMPORT_LOCK_TIMEOUT: Final = timedelta(seconds=20)
+"""An import that is postponed fetches its portion again: waiting is cheaper."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -74,17 +77,19 @@ def main(argv: Sequence[str]) -> int:
             indexer.admit(*args.run)
     else:
         log.info("indexer_up")
-        _answer_rings(settings, database, indexer)
+        _answer_rings(settings, indexer)
         log.info("indexer_down")
     database.close()
     return 0
 
 
-def _answer_rings(settings: Settings, database: Database, indexer: Indexer) -> None:
+def _answer_rings(settings: Settings, indexer: Indexer) -> None:
     fetch: tuple[str, ...] = (sys.executable, "-m", "trainer_core", "fetch")
     if endpoint := os.environ.get("HF_ENDPOINT"):
         fetch = (*fetch, "--hub-endpoint", endpoint)
+    importing = Database(settings.database_url, max_size=2, lock_timeout=_IMPORT_LOCK_TIMEOUT)
     with (
+        contextlib.closing(importing),
         Scratch(settings.scratch_dir, new_id("wrk")) as scratch,
         RequestChild(
             fetch,
@@ -95,7 +100,7 @@ def _answer_rings(settings: Settings, database: Database, indexer: Indexer) -> N
         ) as fetcher,
     ):
         importer = Importer(
-            database=database,
+            database=importing,
             objects=indexer.objects,
             fetcher=fetcher,
             scratch=scratch,
