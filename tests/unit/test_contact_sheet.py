@@ -1,186 +1,245 @@
-"""Contact sheets show the pixels that are encoded, of images that are evenly spread."""
+"""Contact sheets, read back pixel by pixel."""
 
+import io
+import itertools
+import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.support.planted_pictures import noise
-from tests.unit.config_examples import import_small
-from trainer_core.config.plan import Plan
-from trainer_core.data.images import load_rgb
-from trainer_core.data.report.contact_sheet import PER_PAGE, write_contact_sheet
-from trainer_core.data.report.shown import Shown, few_of, shown_of, spread
-from trainer_core.data.survey import survey_data
+from trainer_core.errors import BadImageError
+from trainer_core.painting import contact_sheet as sheets
+from trainer_core.painting.contact_sheet import Picture, Weights, contact_sheet, evenly_chosen
 
-MAX_PX = 256 * 256
-LOUD = (0xC0, 0, 0)
+RED, GREEN, BLUE, GREY = (200, 0, 0), (0, 200, 0), (0, 0, 200), (236, 236, 236)
 
 
-def plan_of(*backends: dict[str, Any]) -> Plan:
-    named = [
-        {"id": "cats", "caption_strategy": "filename", "resolution": 128, **b}
-        for b in backends or ({},)
-    ]
-    return import_small({"train_batch_size": 1}, backends=named).plan
+def plain(colour: tuple[int, int, int], size: tuple[int, int] = (64, 64)) -> Image.Image:
+    return Image.new("RGB", size, colour)
 
 
-def shown_in(plan: Plan, *folders: Path, most: int = PER_PAGE) -> list[Shown]:
-    of_id = dict(zip((each.id for each in plan.identity.backends), folders, strict=True))
-    found = survey_data(plan, of_id, max_px=MAX_PX, on_progress=lambda *_: None)
-    return shown_of(found.chosen, found.files, MAX_PX, most)
+def picture(
+    step: int, name: str, colour: tuple[int, int, int], weights: Weights = "trained"
+) -> Picture:
+    return Picture(step=step, name=name, weights=weights, image=plain(colour))
 
 
-def picture(path: Path, size: tuple[int, int], seed: int = 1) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise(seed, size).save(path)
+def opened(body: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(body))
+    image.load()
+    return image
 
 
-def cell(page: Image.Image, number: int) -> Image.Image:
-    """The square with the image of one cell of the first row."""
-    return page.crop((10 + 250 * number, 28, 250 + 250 * number, 268))
+def contents(body: bytes) -> dict[str, object]:
+    return json.loads(opened(body).info["Description"])
 
 
-def words(page: Image.Image, number: int) -> Image.Image:
-    """What is written below the image."""
-    return page.crop((10 + 250 * number, 268, 255 + 250 * number, 332))
+def cell(image: Image.Image, row: int, column: int, cell_px: int = 256) -> tuple[int, ...]:
+    """The colour in the middle of a cell."""
+    left = sheets._left_px(column, cell_px) + cell_px // 2
+    top = sheets._top_px(row, cell_px) + cell_px // 2
+    pixel = image.getpixel((left, top))
+    assert isinstance(pixel, tuple)
+    return pixel
 
 
-def colours_in(image: Image.Image) -> set[Any]:
-    return {colour for _, colour in image.getcolors(1 << 20) or ()}
-
-
-def test_an_image_on_the_sheet_has_the_pixels_that_are_encoded(tmp_path: Path) -> None:
-    picture(tmp_path / "in" / "a.png", (300, 200), seed=1)
-    picture(tmp_path / "in" / "b.png", (200, 300), seed=2)
-
-    shown = shown_in(plan_of(), tmp_path / "in")
-    (file,) = write_contact_sheet(tmp_path / "sheet.png", shown, 2)
-
-    with Image.open(file) as page:
-        for number, each in enumerate(shown):
-            encoded = load_rgb(each.file, each.crop.geometry)
-            left, top = ((240 - side) // 2 for side in encoded.size)
-            drawn = cell(page, number).crop((left, top, left + encoded.width, top + encoded.height))
-            assert drawn.tobytes() == encoded.tobytes()
-
-
-def test_much_that_is_cut_away_and_what_is_enlarged_is_marked(tmp_path: Path) -> None:
-    square = {"crop": True, "crop_aspect": "square", "crop_style": "center"}
-    for name, size in {"a": (128, 128), "b": (256, 128), "c": (64, 64)}.items():
-        picture(tmp_path / "in" / f"{name}.png", size)
-
-    shown = shown_in(plan_of(square), tmp_path / "in")
-    (file,) = write_contact_sheet(tmp_path / "sheet.png", shown, 3)
-
-    with Image.open(file) as page:
-        marked = [LOUD in colours_in(words(page, number)) for number in range(3)]
-    assert marked == [False, True, True]
-
-
-def test_what_a_mask_leaves_out_is_red(tmp_path: Path) -> None:
-    picture(tmp_path / "in" / "a.png", (128, 128))
-    mask = Image.new("L", (128, 128))
-    mask.paste(255, (0, 0, 64, 128))
-    (tmp_path / "masks").mkdir()
-    mask.save(tmp_path / "masks" / "a.png")
-    masked = plan_of(
-        {"conditioning_data": "masks"},
-        {"id": "masks", "dataset_type": "conditioning", "conditioning_type": "mask"},
+def test_rows_are_steps_with_the_base_first_and_columns_are_prompts() -> None:
+    body = contact_sheet(
+        [
+            picture(200, "cat", RED),
+            picture(200, "dog", GREEN),
+            picture(100, "dog", BLUE),
+            picture(0, "cat", GREEN, "base"),
+            picture(200, "cat", BLUE, "ema"),
+        ]
     )
-
-    (shown,) = shown_in(masked, tmp_path / "in", tmp_path / "masks")
-    (file,) = write_contact_sheet(tmp_path / "sheet.png", [shown], 1)
-
-    encoded = load_rgb(shown.file, shown.crop.geometry)
-    with Image.open(file) as page:
-        drawn = cell(page, 0).crop((56, 56, 184, 184))
-    left, right = (0, 0, 64, 128), (64, 0, 128, 128)
-    assert drawn.crop(left).tobytes() == encoded.crop(left).tobytes()
-    red = Image.blend(encoded, Image.new("RGB", encoded.size, "red"), 0.5)
-    assert drawn.crop(right).tobytes() == red.crop(right).tobytes()
+    image = opened(body)
+    assert contents(body)["rows"] == ["base", "step 100", "step 200", "step 200 ema"]
+    assert contents(body)["columns"] == ["cat", "dog"]
+    found = [[cell(image, row, column) for column in range(2)] for row in range(4)]
+    assert found == [[GREEN, GREY], [GREY, BLUE], [RED, GREEN], [BLUE, GREY]]
 
 
-def test_few_images_of_many_are_evenly_spread_and_small_backends_keep_theirs(
+def test_a_later_picture_of_a_place_replaces_the_one_of_before() -> None:
+    image = opened(contact_sheet([picture(1, "cat", RED), picture(1, "cat", BLUE)]))
+    assert cell(image, 0, 0) == BLUE
+
+
+def test_the_same_pictures_give_the_same_bytes_and_the_text_says_what_it_is() -> None:
+    given = [picture(1, "a\nb", RED)]
+    body = contact_sheet(given, title="A run")
+    assert body == contact_sheet(given, title="A run")
+    assert opened(body).info["Title"] == "Contact sheet"
+    assert contents(body)["what"] == "contact sheet"
+    assert contents(body)["title"] == "A run"
+    assert contents(body)["columns"] == ["a\nb"]
+    assert body != contact_sheet(given, title="Another run")
+
+
+@pytest.mark.parametrize(
+    ("size", "drawn"),
+    [
+        ((64, 32), (256, 128)),  # enlarged by a whole number
+        ((200, 100), (200, 100)),
+        ((1024, 512), (256, 128)),
+        ((4000, 2), (256, 1)),
+    ],
+)
+def test_a_picture_keeps_its_proportions_in_the_middle_of_its_cell(
+    size: tuple[int, int], drawn: tuple[int, int]
+) -> None:
+    given = Picture(step=1, name="x", weights="trained", image=plain(RED, size))
+    image = opened(contact_sheet([given]))
+    left, top = sheets._left_px(0, 256), sheets._top_px(0, 256)
+    box = image.crop((left, top, left + 256, top + 256))
+    red = Image.eval(box.getchannel("G"), lambda value: 255 if value == 0 else 0).getbbox()
+    assert red is not None
+    assert (red[2] - red[0], red[3] - red[1]) == drawn
+    assert abs((red[0] + red[2]) - 256) <= 1
+    assert abs((red[1] + red[3]) - 256) <= 1
+
+
+def test_pixels_of_a_small_picture_stay_pixels() -> None:
+    small = plain(RED, (4, 4))
+    small.putpixel((1, 2), BLUE)
+    image = opened(contact_sheet([Picture(step=1, name="x", weights="trained", image=small)]))
+    left, top = sheets._left_px(0, 256) + 64, sheets._top_px(0, 256) + 128
+    box = image.crop((left - 1, top - 1, left + 65, top + 65))
+    assert sorted(box.getcolors() or []) == sorted([(64 * 64, BLUE), (66 * 66 - 64 * 64, RED)])
+
+
+def test_of_too_many_steps_the_first_the_last_and_even_ones_between_are_read(
     tmp_path: Path,
 ) -> None:
-    for n in range(40):
-        picture(tmp_path / "many" / f"{n:02}.png", (128, 128), seed=n)
-    for n in range(3):
-        picture(tmp_path / "few" / f"{n}.png", (128, 128), seed=50 + n)
-    both = plan_of({}, {"id": "dogs"})
+    shown = evenly_chosen(list(range(10, 1010, 10)), sheets.MAX_ROWS - 1)
+    assert (shown[0], shown[-1], len(shown)) == (10, 1000, sheets.MAX_ROWS - 1)
+    assert {later - earlier for earlier, later in itertools.pairwise(shown)} == {40, 50}
+    given = [picture(0, "cat", GREEN, "base")]
+    for step in range(10, 1010, 10):
+        path = tmp_path / f"{step}.png"
+        if step in shown:  # files of others are not there
+            plain((step % 251, 0, 0)).save(path)
+        given.append(Picture(step=step, name="cat", weights="trained", image=path))
+    body = contact_sheet(given)
+    assert contents(body)["rows"] == ["base", *(f"step {step}" for step in shown)]
+    assert contents(body)["left_out"] == f"Shown: {len(shown)} of 100 steps."
+    image = opened(body)
+    for row, step in enumerate(shown, start=1):
+        assert cell(image, row, 0) == (step % 251, 0, 0)
 
-    shown = shown_in(both, tmp_path / "many", tmp_path / "few", most=13)
 
-    names = [each.crop.item.path for each in shown]
-    assert names == [f"{n:02}.png" for n in range(0, 40, 4)] + ["0.png", "1.png", "2.png"]
-    assert [each.crop.item.path for each in few_of(shown, 4)] == [
-        *("00.png", "20.png", "0.png", "1.png"),
+def test_both_rows_of_a_chosen_step_are_shown() -> None:
+    given = [
+        picture(step, "cat", RED, weights)
+        for step in range(1, 41)
+        for weights in ("trained", "ema")
     ]
-    assert list(spread(range(100_000), 4)) == [0, 25_000, 50_000, 75_000]
+    rows = contents(contact_sheet(given))["rows"]
+    assert isinstance(rows, list)
+    assert len(rows) <= sheets.MAX_ROWS
+    assert rows[:2] == ["step 1", "step 1 ema"]
+    assert rows[-2:] == ["step 40", "step 40 ema"]
 
 
-def test_an_image_is_shown_with_all_its_crops(tmp_path: Path) -> None:
-    for n in range(9):
-        picture(tmp_path / "in" / f"{n}.png", (300, 200), seed=n)
-    plan = plan_of({"crop": True, "crops_per_image": 3})
-
-    shown = shown_in(plan, tmp_path / "in", most=7)
-    (file,) = write_contact_sheet(tmp_path / "sheet.png", shown, 9)
-
-    places = [(each.crop.item.path, each.crop.number, each.crop.num_crops) for each in shown]
-    assert places == [
-        *(("0.png", n, 3) for n in range(3)),
-        *(("3.png", n, 3) for n in range(3)),
-        ("6.png", 0, 3),
+def test_a_sheet_is_bounded() -> None:
+    given = [
+        picture(step, f"prompt {number}", RED)
+        for step in range(sheets.MAX_ROWS)
+        for number in range(sheets.MAX_COLUMNS + 3)
     ]
-    with Image.open(file) as page:
-        for number in range(3):
-            encoded = load_rgb(tmp_path / "in" / "0.png", shown[number].crop.geometry, name="0")
-            middle = cell(page, number).crop((56, 56, 184, 184))
-            assert middle.tobytes() == encoded.tobytes()
-    assert [(each.crop.item.path, each.crop.number) for each in few_of(shown, 3)] == [
-        ("0.png", 0),
-        ("0.png", 1),
-        ("0.png", 2),
-    ]
+    body = contact_sheet(given)
+    image = opened(body)
+    assert image.width * image.height < 1.1 * sheets.MAX_PIXELS
+    assert contents(body)["left_out"] == "Shown: 16 of 19 prompts."
+    cell_px = sheets._cell_px(sheets.MAX_ROWS * sheets.MAX_COLUMNS)
+    assert cell(image, sheets.MAX_ROWS - 1, sheets.MAX_COLUMNS - 1, cell_px) == RED
 
 
-def test_many_images_are_pages_in_a_folder(tmp_path: Path) -> None:
-    picture(tmp_path / "in" / "a.png", (128, 128))
-    (shown,) = shown_in(plan_of(), tmp_path / "in")
-    (tmp_path / "pages").mkdir()
-    (tmp_path / "pages" / "mine.txt").write_text("mine")
-
-    files = write_contact_sheet(tmp_path / "pages", [shown] * (PER_PAGE + 1), 5000)
-
-    assert [file.name for file in files] == ["page-001.jpg", "page-002.jpg"]
-    assert {file.name for file in (tmp_path / "pages").iterdir()} == {
-        *("page-001.jpg", "page-002.jpg", "mine.txt"),
-    }
-    sizes = [Image.open(file).size for file in files]
-    assert sizes[0][0] == sizes[1][0]
-    assert sizes[0][1] > 5 * sizes[1][1]
-
-
-def test_an_image_that_is_gone_meanwhile_is_a_cell_that_says_so(tmp_path: Path) -> None:
-    picture(tmp_path / "in" / "a.png", (128, 128))
-    (shown,) = shown_in(plan_of(), tmp_path / "in")
-    (tmp_path / "in" / "a.png").unlink()
-
-    (file,) = write_contact_sheet(tmp_path / "sheet.png", [shown], 1)
-
-    with Image.open(file) as page:
-        assert colours_in(cell(page, 0)) == {(255, 255, 255)}
-        assert LOUD in colours_in(words(page, 0))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "  ",
+        "a\x00b\x1b[31m\r\n\u2028c",
+        "\ud800 lone surrogate",
+        "桜の木の下で",
+        "\u202eright to left",
+        "e" + "\u0301" * 5000,
+        "👩\u200d👩\u200d👧",
+        "x" * 100_000,
+        "<b>&amp;</b>",
+    ],
+)
+def test_any_text_can_be_a_name_and_a_title_and_stays_in_its_place(text: str) -> None:
+    body = contact_sheet([picture(1, text, RED), picture(1, "right", RED)], title=text)
+    image = opened(body)
+    assert contents(body)["columns"] == [text, "right"]
+    left = sheets._left_px(1, 256) - sheets._GAP_PX
+    gap = image.crop((left, sheets._LINE_PX, left + sheets._GAP_PX, 2 * sheets._LINE_PX))
+    assert gap.getcolors() == [(sheets._GAP_PX * sheets._LINE_PX, (255, 255, 255))]
 
 
-@pytest.mark.parametrize("name", ["猫\u202e\x1b[31m.png", "x" * 150 + ".png"])
-def test_any_name_can_be_drawn(tmp_path: Path, name: str) -> None:
-    picture(tmp_path / "in" / name, (128, 128))
+def test_a_question_mark_stands_for_what_the_font_lacks() -> None:
+    assert sheets._drawable("a 桜\tÉtude!") == "a ? Etude!"
 
-    (file,) = write_contact_sheet(tmp_path / "sheet.webp", shown_in(plan_of(), tmp_path / "in"), 1)
 
-    with Image.open(file) as page:
-        assert page.width == 6 * 250 + 10
+def test_labels_are_drawn() -> None:
+    one = opened(contact_sheet([picture(1, "cat", RED)]))
+    other = opened(contact_sheet([picture(2, "dog", RED)]))
+    heading = (96, 24, 352, 48)
+    margin = (0, 48, 96, 304)
+    for box in (heading, margin):
+        assert one.crop(box).tobytes() != other.crop(box).tobytes()
+        assert len(one.crop(box).getcolors(1000) or []) > 1
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"not a picture", "cannot be read as a PNG picture"),
+        (b"\x89PNG\r\n\x1a\n", "cannot be read as a PNG picture"),
+        (b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", "cannot be read as a PNG picture"),
+    ],
+)
+def test_a_file_that_is_no_whole_png_is_named(tmp_path: Path, body: bytes, said: str) -> None:
+    path = tmp_path / "step.png"
+    path.write_bytes(body)
+    with pytest.raises(BadImageError, match=said) as caught:
+        contact_sheet([Picture(step=1, name="x", weights="trained", image=path)])
+    assert "step.png" in str(caught.value)
+
+
+def test_half_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "half.png"
+    Image.effect_noise((64, 64), 90).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(BadImageError, match=r"half\.png"):
+        contact_sheet([Picture(step=1, name="x", weights="trained", image=path)])
+
+
+def test_a_picture_of_too_many_pixels_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.png"
+    plain(RED, (40, 40)).save(path)
+    monkeypatch.setattr(sheets, "MAX_PICTURE_PIXELS", 40 * 40 - 1)
+    with pytest.raises(BadImageError, match="40 by 40 px are too many"):
+        contact_sheet([Picture(step=1, name="x", weights="trained", image=path)])
+
+
+def test_a_sheet_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one picture"):
+        contact_sheet([])
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "I;16", "1"])
+def test_pictures_of_every_mode_are_drawn(mode: str) -> None:
+    image = Image.new(mode, (64, 64))
+    contact_sheet([Picture(step=1, name="x", weights="trained", image=image)])
+
+
+def test_equal_limits_choose_all() -> None:
+    assert evenly_chosen([1, 2, 3], 3) == [1, 2, 3]
+    assert evenly_chosen([1, 2, 3], 2) == [1, 3]
+    assert evenly_chosen([1, 2, 3], 1) == [3]
