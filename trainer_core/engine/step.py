@@ -10,7 +10,7 @@ from torch import nn
 
 from trainer_core.checkpoint.read import Checkpoint
 from trainer_core.checkpoint.write import TrainedTensors
-from trainer_core.config.plan import Identity, Plan
+from trainer_core.config.plan import Identity, Objective, Plan
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.cuda_graphs import CudaRecorder
 from trainer_core.engine.graphs import Graphs, Work
@@ -42,8 +42,11 @@ class Backend(Protocol):
     preparation: tuple[str, ...]
     """How steps are launched, and why not faster; told once, before the first step."""
 
-    def losses(self, batch: Batch) -> torch.Tensor:
-        """Flow loss of each sample, [B], fp32, with its graph where gradients are enabled."""
+    def losses(self, batch: Batch, objective: Objective | None = None) -> torch.Tensor:
+        """Flow loss of each sample, [B], fp32, with its graph where gradients are enabled.
+
+        ``objective``: None: the plan's.
+        """
 
     def launch(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
@@ -72,14 +75,23 @@ class Backend(Protocol):
     def load(self, checkpoint: Checkpoint) -> None:
         """Restore what ``tensors`` returned. Raises CheckpointError where it does not fit."""
 
-    def averaged(self) -> AbstractContextManager[None]:
+    def with_means(self) -> AbstractContextManager[None]:
         """Inside, the parameters hold their running means, if the plan has an EMA.
 
-        Called after the last step: memory that only steps need is freed.
+        No step is launched meanwhile. Afterwards every bit is as before.
         """
+
+    def free_memory(self) -> None:
+        """Free memory that only steps need; the next step takes it again."""
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """As ``with_means``, after the last step: memory that only steps need is freed."""
 
     def max_across_ranks(self, number: int) -> int:
         """The largest of the numbers that the ranks pass; the same answer on every rank."""
+
+    def sum_across_ranks(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The elementwise sum of what the ranks pass, fp64 on the CPU; the same on every rank."""
 
     def gathered(self) -> AbstractContextManager[object]:
         """Inside, this process holds every parameter whole. They may be read, not changed."""
@@ -130,11 +142,11 @@ class SingleProcess:
             found.append("a mean (EMA) on the CPU asks the host after each update")
         return tuple(found)
 
-    def losses(self, batch: Batch) -> torch.Tensor:
-        return self._losses(batch).flow_B
+    def losses(self, batch: Batch, objective: Objective | None = None) -> torch.Tensor:
+        return self._losses(batch, objective).flow_B
 
-    def _losses(self, batch: Batch) -> Losses:
-        return batch_losses(self._network, batch, self._objective)
+    def _losses(self, batch: Batch, objective: Objective | None = None) -> Losses:
+        return batch_losses(self._network, batch, objective or self._objective)
 
     def launch(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
@@ -191,13 +203,22 @@ class SingleProcess:
         if self._ema is not None:
             self._ema.load(checkpoint.ema)
 
-    def averaged(self) -> AbstractContextManager[None]:
+    def with_means(self) -> AbstractContextManager[None]:
+        return self._ema.applied() if self._ema else nullcontext()
+
+    def free_memory(self) -> None:
         if self._graphs is not None:
             self._graphs.clear()
-        return self._ema.applied() if self._ema else nullcontext()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        self.free_memory()
+        return self.with_means()
 
     def max_across_ranks(self, number: int) -> int:
         return number
+
+    def sum_across_ranks(self, numbers: torch.Tensor) -> torch.Tensor:
+        return numbers
 
     def gathered(self) -> AbstractContextManager[object]:
         return nullcontext()

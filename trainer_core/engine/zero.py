@@ -46,9 +46,14 @@ class _Objective(nn.Module):
         self._network = network
         self._objective = objective
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """``Losses`` as a plain tuple, which DeepSpeed's hooks understand."""
-        losses = batch_losses(self._network, batch, self._objective)
+    def forward(
+        self, batch: Batch, objective: Objective | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``Losses`` as a plain tuple, which DeepSpeed's hooks understand.
+
+        ``objective``: None: the plan's.
+        """
+        losses = batch_losses(self._network, batch, objective or self._objective)
         return losses.flow_B, losses.balance
 
 
@@ -76,11 +81,11 @@ class ZeroSharded:
         self.rank = torch.distributed.get_rank()
         self.ranks = torch.distributed.get_world_size()
 
-    def losses(self, batch: Batch) -> torch.Tensor:
-        return self._losses(batch).flow_B
+    def losses(self, batch: Batch, objective: Objective | None = None) -> torch.Tensor:
+        return self._losses(batch, objective).flow_B
 
-    def _losses(self, batch: Batch) -> Losses:
-        return Losses(*self._engine(batch))
+    def _losses(self, batch: Batch, objective: Objective | None = None) -> Losses:
+        return Losses(*self._engine(batch, objective))
 
     def launch(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float
@@ -202,8 +207,19 @@ class ZeroSharded:
         torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
         return int(largest.item())
 
-    def averaged(self) -> AbstractContextManager[None]:
+    def sum_across_ranks(self, numbers: torch.Tensor) -> torch.Tensor:
+        total = numbers.to(self._compute.device, copy=True)
+        torch.distributed.all_reduce(total)
+        return total.cpu()
+
+    def with_means(self) -> AbstractContextManager[None]:
         return nullcontext()  # ``open_zero`` refuses plans with an EMA
+
+    def free_memory(self) -> None:
+        """DeepSpeed's buffers stay for the run."""
+
+    def averaged(self) -> AbstractContextManager[None]:
+        return self.with_means()
 
     def gathered(self) -> AbstractContextManager[object]:
         if self._stage != 3:
