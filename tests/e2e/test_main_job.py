@@ -16,6 +16,7 @@ from safetensors.torch import load
 
 from tests.support.command_line import environment, reverie
 from tests.support.fleet import Fleet
+from tests.support.forked_training import ALL_SAMPLES
 from tests.support.hub import USER, HubServer
 from tests.support.service import SMALL_PX, push_photos, run_request
 from tests.support.staged import commands, make_stages, small
@@ -27,7 +28,7 @@ from trainer_core.progress import SilentReporter
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of()
+    fleet = fleet_of(**{ALL_SAMPLES: "1"})
     fleet.start_all(trainers=1)
     return fleet
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.forked_training import ALL_SAMPLES
 from tests.support.jobs import shorten_texts, write_entries
 from tests.support.zygote import Zygote
 from trainer_core.base_models.describe import read_base_model
@@ -40,7 +41,7 @@ def test_an_older_checkpoint_resumes_and_ends_with_nearly_the_same_numbers(
     job |= {"base_model_dir": str(tiny_folder), "shards_dir": str(entries)}
     job |= {"output_dir": str(tmp_path / "output"), "resume_from": str(case / "checkpoint")}
 
-    status, events = zygote.train(job, tmp_path)
+    status, events = zygote.train(job, tmp_path, {ALL_SAMPLES: "1"})
 
     assert status == 0, (tmp_path / "output.log").read_text()
     steps = [event for event in events if event["event"] == "step"]

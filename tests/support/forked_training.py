@@ -11,12 +11,16 @@ import socket
 import sys
 from pathlib import Path
 
+ALL_SAMPLES = "TESTS_ALL_SAMPLES"
+"""Environment variable of a training process, and of a trainer: ``few_samples`` says what it does."""
 _MESSAGE_BYTES = 1 << 17
 
 
 def child_command(address: Path | str) -> tuple[str, ...]:
     """The program, before its arguments; ``address`` is the server's socket."""
-    return (sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(address))
+    # The supervisor hands on only what training has to know.
+    told = ("/usr/bin/env", f"{ALL_SAMPLES}=1") if ALL_SAMPLES in os.environ else ()
+    return (*told, sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(address))
 
 
 def _ask(address: str, argv: list[str]) -> int:

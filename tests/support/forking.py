@@ -47,6 +47,9 @@ _READ_ON_IMPORT = (
 """Beginnings of the variables that an import reads: for other values, a fork would be too late."""
 
 
+_FEW_SAMPLES = "tests.support.few_samples"
+
+
 @dataclass(frozen=True)
 class Kind:
     """A server, by what it has imported; ``start_module`` starts the process."""
@@ -72,6 +75,7 @@ TRAINING = Kind(
         "peft",
         "prodigyopt",
         "services.cli.program",
+        _FEW_SAMPLES,
         "trainer_core.commands.encode",
         "trainer_core.commands.make_tiny",
         "trainer_core.commands.train",
@@ -328,6 +332,8 @@ def _become(request: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["folder"])
+    if few_samples := sys.modules.get(_FEW_SAMPLES):
+        few_samples.choose(os.environ)
     sys.argv = [request["module"], *request["argv"]]
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
