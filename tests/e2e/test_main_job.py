@@ -3,7 +3,7 @@
 import json
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -28,9 +28,23 @@ from trainer_core.progress import SilentReporter
 
 @pytest.fixture(scope="module")
 def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
-    fleet = fleet_of(**{ALL_SAMPLES: "1"})
+    fleet = fleet_of()
     fleet.start_all(trainers=1)
     return fleet
+
+
+def replace_trainer(fleet: Fleet, **env: str) -> None:
+    fleet.signal("trainer-1", signal.SIGTERM)
+    fleet.wait("trainer-1")
+    fleet.start("trainer-1", **env)
+
+
+@pytest.fixture
+def all_samples(fleet: Fleet) -> Iterator[None]:
+    """A trainer whose runs measure all 64 evaluation samples."""
+    replace_trainer(fleet, **{ALL_SAMPLES: "1"})
+    yield
+    replace_trainer(fleet)
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +109,9 @@ def exported(tenant: Tenant, run_id: str, folder: Path) -> bytes:
     return written.path.read_bytes()
 
 
+@pytest.mark.usefixtures("all_samples")
 def test_a_run_goes_all_the_way_and_learns(
-    fleet: Fleet, tenant: Tenant, datasets: dict[str, str], models_dir: Path, tmp_path: Path
+    tenant: Tenant, datasets: dict[str, str], models_dir: Path, tmp_path: Path
 ) -> None:
     run_id = tenant.submit(run_request(datasets))
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ALL_SAMPLES = "TESTS_ALL_SAMPLES"
-"""Environment variable of a training process, and of a trainer: ``few_samples`` says what it does."""
+"""Environment variable of a training process, and of a trainer; see ``few_samples``."""
 _MESSAGE_BYTES = 1 << 17
 
 
