@@ -9,7 +9,9 @@ that looks at these asks for a new process. A process ends with the one that ask
 
 import atexit
 import contextlib
+import fcntl
 import gc
+import hashlib
 import importlib
 import json
 import os
@@ -45,8 +47,10 @@ _READ_ON_IMPORT = (
     "TZ",
 )
 """Beginnings of the variables that an import reads: for other values, a fork would be too late."""
-
-
+_SESSION = "TESTS_FORK_SERVERS"
+"""Environment variable: the folder of the session's servers."""
+_OWNER = "owner"
+"""The pipe in it."""
 _FEW_SAMPLES = "tests.support.few_samples"
 
 
@@ -151,28 +155,26 @@ Process = subprocess.Popen[bytes] | ForkedProcess
 
 
 class ForkServer:
-    """The server of one kind; ``address`` is its Unix socket. It ends with this process."""
+    """The server of one kind; ``address`` is its Unix socket.
+
+    All pytest processes of a session share it: the first that asks starts it. It ends with the
+    session.
+    """
 
     def __init__(self, kind: Kind) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="forking-"))
-        self.address = self._folder / "socket"
-        self.env = {**os.environ, **dict(kind.env)}
+        folder = session_folder()
+        name = hashlib.sha256(repr(kind).encode()).hexdigest()[:12]
+        self.address = folder / name
         self._processes: list[ForkedProcess] = []
         """Held: a process ends when nobody holds its connection."""
-        log = self._folder / "log"
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.forking", str(self.address), *kind.imported],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                env=self.env,
-            )
-        end_s = time.monotonic() + _START_S
-        while not self.address.exists():
-            assert self._process.poll() is None, log.read_text()[-2000:]
-            assert time.monotonic() < end_s, "the server of forked processes is not up"
-            time.sleep(0.02)
+        its_env = folder / f"{name}.json"
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.address.exists():
+                env = {**os.environ, **dict(kind.env)}
+                its_env.write_text(json.dumps(env))
+                _start_server(self.address, kind, env)
+        self.env: dict[str, str] = json.loads(its_env.read_text())
 
     def fits(self, env: Mapping[str, str]) -> bool:
         """Whether a fork can have this environment."""
@@ -206,24 +208,59 @@ class ForkServer:
         self._processes.append(process)
         return process
 
-    def close(self) -> None:
-        """End the server and its processes."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+
+def session_folder() -> Path:
+    """Where the servers of this session are; the first process that asks makes it, and owns it.
+
+    The servers end when their owner does: they read a pipe that it alone holds open. Its child
+    processes, such as pytest's workers, find the folder by an environment variable.
+    """
+    if _SESSION not in os.environ:
+        folder = Path(tempfile.mkdtemp(prefix="forking-"))
+        os.mkfifo(folder / _OWNER)
+        held = os.open(folder / _OWNER, os.O_RDWR)
+        os.environ[_SESSION] = str(folder)
+
+        def end() -> None:
+            os.close(held)
+            shutil.rmtree(folder, ignore_errors=True)
+
+        atexit.register(end)
+    return Path(os.environ[_SESSION])
 
 
+def _start_server(address: Path, kind: Kind, env: Mapping[str, str]) -> None:
+    log = address.with_suffix(".log")
+    owner = os.open(address.with_name(_OWNER), os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.forking", str(address), *kind.imported],
+                stdin=owner,
+                stdout=output,
+                stderr=output,
+                env=dict(env),
+            )
+    finally:
+        os.close(owner)
+    end_s = time.monotonic() + _START_S
+    while not address.exists():
+        assert process.poll() is None, log.read_text()[-2000:]
+        assert time.monotonic() < end_s, "the server of forked processes is not up"
+        time.sleep(0.02)
+    _started.append(process)
+
+
+_started: list[subprocess.Popen[bytes]] = []
 _servers: dict[Kind, ForkServer] = {}
 _starting = threading.Lock()
 
 
 def server_of(kind: Kind) -> ForkServer:
-    """The server of this test process; the first call starts it."""
+    """The server of this kind; the first call of the session starts it."""
     with _starting:
         if kind not in _servers:
             _servers[kind] = ForkServer(kind)
-            atexit.register(_servers[kind].close)
         return _servers[kind]
 
 
