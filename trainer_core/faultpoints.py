@@ -54,6 +54,8 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
     "attempt.claimed",
     "attempt.child_started",
     "folder.before_manifest",
+    "sample.stored",
+    "sample.recorded",
     "checkpoint.uploaded",
     "checkpoint.committed",
     "result.uploaded",

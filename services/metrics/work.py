@@ -31,12 +31,14 @@ uploads_in_flight: Final = Gauge(
 )
 upload_seconds: Final = Histogram(
     "reverie_upload_seconds",
-    "Time to upload a checkpoint or a result.",
+    "Time to upload a checkpoint, a result or a picture.",
     ["kind"],
     buckets=_LONG_BUCKETS,
 )
 upload_bytes: Final = Counter(
-    "reverie_upload_bytes_total", "Bytes of checkpoints and results that were uploaded.", ["kind"]
+    "reverie_upload_bytes_total",
+    "Bytes of checkpoints, results and pictures that were uploaded.",
+    ["kind"],
 )
 shards: Final = Counter(
     "reverie_shards_total",

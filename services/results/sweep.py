@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 
 from services.objects.errors import ObjectStoreRefusedError
-from services.objects.keys import attempts_prefix
+from services.objects.keys import attempts_prefix, sample_key
 from services.objects.port import ObjectStore
 from services.results.deleted_objects import delete_objects
 from services.results.repeating import IsStopping, never
@@ -44,9 +44,15 @@ def _sweep_run(database: Database, objects: ObjectStore, run: RunToSweep) -> int
     keys = list(objects.list_keys(prefix))
     with database.transaction() as conn:
         referenced = unreferenced.referenced_prefixes(conn, run.run_id)
+        pictures = {
+            sample_key(run.tenant_id, run.run_id, fence, path)
+            for fence, path in unreferenced.samples(conn, run)
+        }
     if referenced is None:
         return 0
-    unreferenced_keys = [key for key in keys if is_unreferenced(key, prefix, run, referenced)]
+    unreferenced_keys = [
+        key for key in keys if key not in pictures and is_unreferenced(key, prefix, run, referenced)
+    ]
     try:
         delete_objects(objects, unreferenced_keys)
     except ObjectStoreRefusedError as error:  # such as an object lock; other runs can be swept

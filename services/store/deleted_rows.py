@@ -15,6 +15,7 @@ _ROWS_A_STEP: Final = 2000
 
 _OF_RUN: Final = (
     "run_logs",
+    "run_samples",
     "events",
     "checkpoints",
     "attempts",

@@ -40,6 +40,7 @@ from services.store import (
     run_events,
     run_limits,
     run_logs,
+    run_samples,
     shards,
     usage,
     workers,
@@ -176,12 +177,16 @@ class PostgresLedger:
             return Renewal(requested=_requested(run), budget_s=run_limits.budget_s(conn, run))
 
     def event(self, run_id: str, fence: int, events: Sequence[ChildEvent]) -> None:
-        """Store the child's events in order; updates the run's stage and step."""
+        """Store the child's events in order; updates the run's stage and step.
+
+        Those of pictures make rows of ``run_samples``.
+        """
         with self._database.transaction() as conn:
             run = _lock_held(conn, run_id, fence)
             events = _not_stored(conn, run_id, fence, events)
             if not events:
                 return  # nothing new: the reply to the first call was lost
+            events = run_samples.record(conn, run, events)
             step = max(event.step for event in events)
             if (entered := _stage_entered(events)) is not None:
                 self._meter(conn, run, entered)

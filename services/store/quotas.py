@@ -40,6 +40,8 @@ _USED: Final = {
             UNION ALL
             SELECT size_bytes FROM checkpoints WHERE checkpoints.tenant_id = tenants.tenant_id
             UNION ALL
+            SELECT size_bytes FROM run_samples WHERE run_samples.tenant_id = tenants.tenant_id
+            UNION ALL
             SELECT result_size_bytes FROM runs
             WHERE runs.tenant_id = tenants.tenant_id AND result_size_bytes IS NOT NULL
         ) AS stored)::bigint"""),

@@ -46,6 +46,14 @@ def runs_to_sweep(conn: Connection, limit: int = 20) -> list[RunToSweep]:
         return cursor.execute(_TO_SWEEP, (limit,)).fetchall()
 
 
+_SAMPLES: Final = "SELECT fence, path FROM run_samples WHERE tenant_id = %s AND run_id = %s"
+
+
+def samples(conn: Connection, run: RunToSweep) -> list[tuple[int, str]]:
+    """The run's pictures: the fence of its attempt and the path in that one's folder, of each."""
+    return conn.execute(_SAMPLES, (run.tenant_id, run.run_id)).fetchall()
+
+
 _REFERENCED: Final = """
 SELECT key_prefix FROM checkpoints WHERE run_id = %(run_id)s
 UNION

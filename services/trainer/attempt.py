@@ -40,6 +40,7 @@ from services.trainer.lease import (
 from services.trainer.log_shipper import LogShipper
 from services.trainer.prepare import Prepared, prepare
 from services.trainer.reporter import Reporter
+from services.trainer.samples import Samples
 from services.trainer.scratch_use import ScratchUse
 from services.trainer.supervision import Supervision
 from trainer_core.faultpoints import fault_point
@@ -200,8 +201,9 @@ def _run_child(
             other_bytes=use.bytes_taken,
             is_uploading=lambda: committer.is_busy,
         ) as feeder:
+            samples = Samples(held, prepared.output_dir, start=committer.start, report=reporter.add)
             outcome = Supervision(
-                held, child, feeder, reporter, committer, scratch_use=use
+                held, child, feeder, reporter, committer, samples=samples, scratch_use=use
             ).until_end()
     finally:
         child.kill()

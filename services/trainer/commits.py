@@ -47,6 +47,7 @@ class Committer:
         self._output_dir = output_dir
         self._background = Background(held.lease, "committer")
         self._pending: list[Future[None]] = []
+        self._others: list[Future[None]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -65,6 +66,12 @@ class Committer:
         commit = partial(self._traced, self._commit_checkpoint, event)
         self._pending.append(self._background.start(commit))
 
+    def start(self, call: Callable[[], None]) -> Future[None]:
+        """Call it in the committer's thread; what is started after it waits for it."""
+        started = self._background.start(call)
+        self._others.append(started)
+        return started
+
     @property
     def has_full_queue(self) -> bool:
         """Whether training waits for a commit."""
@@ -79,16 +86,18 @@ class Committer:
         return sum(not future.done() for future in tuple(self._pending))
 
     def check(self) -> None:
-        """Raise the error of a commit that has failed."""
-        for future in [each for each in self._pending if each.done()]:
-            self._pending.remove(future)
-            future.result()
+        """Raise the error of a commit or a call that has failed."""
+        for started in (self._pending, self._others):
+            for future in [each for each in started if each.done()]:
+                started.remove(future)
+                future.result()
 
     def wait(self) -> None:
-        """Wait for all commits that were started; raises their error, or as ``Lease.check``."""
-        for future in self._pending:
-            self._background.result_of(future)
-        self._pending.clear()
+        """Wait for all that was started; raises its error, or as ``Lease.check``."""
+        for started in (self._pending, self._others):
+            for future in started:
+                self._background.result_of(future)
+            started.clear()
 
     def result(self, event: Event) -> None:
         """Upload the result and commit it: from then on the run has succeeded."""

@@ -6,6 +6,7 @@ from typing import Final
 import structlog
 
 from services.domain.ledger import ChildEvent
+from services.domain.samples import is_picture
 from services.metrics.progress import AttemptProgress
 from services.trainer.child import Child
 from services.trainer.commits import Committer
@@ -13,6 +14,7 @@ from services.trainer.context import HeldRun
 from services.trainer.failures import AttemptFailedError
 from services.trainer.feeder import Feeder
 from services.trainer.reporter import Reporter
+from services.trainer.samples import Samples
 from services.trainer.scratch_use import ScratchUse
 from services.trainer.stage_spans import StageSpans
 from services.trainer.stalls import StallWatch
@@ -43,6 +45,7 @@ class Supervision:
         reporter: Reporter,
         committer: Committer,
         *,
+        samples: Samples,
         scratch_use: ScratchUse,
     ) -> None:
         self._held = held
@@ -51,6 +54,7 @@ class Supervision:
         self._feeder = feeder
         self._reporter = reporter
         self._committer = committer
+        self._samples = samples
         self._scratch_use = scratch_use
         self._progress = AttemptProgress(held.from_step)
         self._times = AttemptTimes()
@@ -97,6 +101,11 @@ class Supervision:
         self._progress.note(event.name, event.step, event.data)
         if event.name == "checkpoint":
             self._committer.checkpoint(event)
+        elif is_picture(event.name, event.data):
+            data = {"t_s": event.t_s, **event.data}
+            # Without its number: it is reported when its file is stored, after later events.
+            self._samples.take(ChildEvent(type=event.name, step=event.step, data=data))
+            return
         data = {name: value for name, value in event.data.items() if name not in _LOCAL_PATHS}
         if event.name == "stage":
             self._lease.budget.enter(str(event.data.get("stage")))

@@ -12,6 +12,8 @@ import pytest
 from tests.integration.trainer_supervisor_child import INTERVAL, STEPS
 from tests.integration.trainer_supervisor_host import TrainerHost, claimable_again, open_host
 
+PICTURE_POINTS = ("sample.stored", "sample.recorded")
+"""The trainer goes on after an error there."""
 POINTS = (
     "attempt.claimed",
     "attempt.child_started",
@@ -33,7 +35,7 @@ def with_fault(host: TrainerHost, fault: str) -> int:
     """Run a trainer that meets the fault; its exit status."""
     # In the environment of the process: fault points do not read the settings.
     own = {"REVERIE_ENV": "test", "FAULT_AT": fault}
-    return host.end_of(host.start("finish", process_env=own))
+    return host.end_of(host.start("paint", process_env=own))
 
 
 def assert_ended_once(host: TrainerHost, *, attempts: int) -> None:
@@ -43,6 +45,18 @@ def assert_ended_once(host: TrainerHost, *, attempts: int) -> None:
     assert [step for step, _ in host.events("run.succeeded")] == [STEPS]
     assert [row[0] for row in host.attempts()][-1] == "finished"
     assert_stored(host)
+    assert_painted(host)
+
+
+def assert_painted(host: TrainerHost) -> None:
+    """Each picture that the run had to make has one row, whose file is whole."""
+    rows = host.ask(
+        "SELECT step, fence, path, sha256 FROM run_samples WHERE run_id = %(run_id)s ORDER BY step"
+    )
+    assert [row[0] for row in rows] == list(range(INTERVAL, STEPS + 1, INTERVAL)), host.logs()
+    for _, fence, path, sha256 in rows:
+        (file,) = (host.folder / "objects").rglob(f"attempts/{fence}/{path}")
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == sha256
 
 
 def assert_stored(host: TrainerHost) -> None:
@@ -68,7 +82,7 @@ def assert_stored(host: TrainerHost) -> None:
 
 def test_a_run_whose_workers_die_at_each_point_in_turn_ends_once(host: TrainerHost) -> None:
     resumed_from = []
-    for point in POINTS:
+    for point in (*PICTURE_POINTS, *POINTS):
         # At the second checkpoint of its attempt, so that one is stored.
         nth = "@2" if point.startswith(("checkpoint", "folder")) else ""
         assert with_fault(host, f"{point}{nth}=kill") == -signal.SIGKILL, host.logs()
@@ -76,10 +90,10 @@ def test_a_run_whose_workers_die_at_each_point_in_turn_ends_once(host: TrainerHo
         if point != "result.committed":  # its commit counts, although nobody saw the answer
             claimable_again(host)
 
-    assert resumed_from[:5] == [0, 0, 0, INTERVAL, 2 * INTERVAL]
-    assert resumed_from[5] in {3 * INTERVAL, 4 * INTERVAL}
-    assert resumed_from[6] == STEPS
-    assert_ended_once(host, attempts=len(POINTS))
+    assert resumed_from[:7] == [0, 0, 0, 0, 0, INTERVAL, 2 * INTERVAL]
+    assert resumed_from[7] in {3 * INTERVAL, 4 * INTERVAL}
+    assert resumed_from[8] == STEPS
+    assert_ended_once(host, attempts=len(resumed_from))
 
 
 def test_an_error_at_each_point_is_handed_back_and_the_run_ends_once(host: TrainerHost) -> None:

@@ -26,7 +26,7 @@ from services.client.errors import DownloadFailedError
 from services.client.retry import Retry
 from services.domain.ledger import ChildEvent, Claim
 from services.objects.folders import put_folder
-from services.objects.keys import result_prefix
+from services.objects.keys import result_prefix, sample_key
 from services.objects.open import open_store
 from services.objects.port import ObjectStore
 from services.settings.env import Settings
@@ -35,6 +35,7 @@ from tests.support.api_keys import new_api_key
 from tests.support.finished_runs import closed_folder, commit_checkpoint
 from tests.support.fleet import Fleet
 from tests.support.proxy import FaultProxy
+from tests.support.run_samples import png, sample_event, sample_path
 from tests.support.runs import TenantDatabase, plan
 from tests.support.service import database_of
 from tests.support.tenant import Json
@@ -95,6 +96,11 @@ def claim(
     state = closed_folder(folder / "state", STATE)
     for step in STEPS:
         commit_checkpoint(tenant_db, claim, objects, state, step)
+    for step, name in ((0, "cat"), (20, "cat"), (20, "dog")):
+        body = png((step, 0, 0))
+        event = sample_event(step, body, name, "trained" if step else "base")
+        objects.put_bytes(sample_key(*scope, event.data["path"]), body)
+        tenant_db.ledger.event(claim.run_id, claim.fence, [event])
     sample = ChildEvent(type="sample", step=30, data={"prompt": "a boat"})
     tenant_db.ledger.event(claim.run_id, claim.fence, [sample])
     files = put_folder(objects, result_prefix(*scope), closed_folder(folder / "result", RESULT))
@@ -177,6 +183,8 @@ def test_the_name_of_an_artifact_leads_to_its_bytes(http: httpx.Client, claim: C
         "checkpoints/step-00000015/state.safetensors",
         "checkpoints/step-00000010/../../../result/card.json",
         "result/%2e%2e/card.json",
+        sample_path(21),
+        "samples/step-000020/%00.png",
     ):
         answer = http.get(f"/v1/runs/{claim.run_id}/artifacts/{absent}")
         assert (answer.status_code, answer.json()["code"]) in {
@@ -185,16 +193,71 @@ def test_the_name_of_an_artifact_leads_to_its_bytes(http: httpx.Client, claim: C
         }, absent
 
 
-def test_samples_are_listed_with_their_prompt(http: httpx.Client, claim: Claim) -> None:
-    (sample,) = http.get(f"/v1/runs/{claim.run_id}/samples").json()["data"]
-    assert (sample["path"], sample["step"], sample["prompt"]) == (
-        "result/samples/0.png",
+def samples_of(http: httpx.Client, claim: Claim, **query: str | int) -> list[Json]:
+    """Over all pages of these."""
+    found: list[Json] = []
+    while True:
+        answer = http.get(f"/v1/runs/{claim.run_id}/samples", params=query)
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        found += page["data"]
+        if not page["has_more"]:
+            return found
+        query["after"] = page["next_cursor"]
+
+
+PAINTED = [sample_path(20, "cat"), sample_path(20, "dog"), sample_path(0, "cat", "base")]
+
+
+def test_samples_are_listed_newest_first_with_what_they_show(
+    http: httpx.Client, claim: Claim
+) -> None:
+    for limit in (1, 2, 3, 4, 100):
+        found = samples_of(http, claim, limit=limit)
+        assert [each["path"] for each in found] == ["result/samples/0.png", *PAINTED]
+    last, cat, _, base = found
+    assert (last["step"], last["prompt"], last["name"], last["weights"]) == (
         30,
         "a boat",
+        None,
+        None,
     )
-    assert httpx.get(sample["url"]).content == PICTURE
-    after = {"after": sample["path"]}
-    assert http.get(f"/v1/runs/{claim.run_id}/samples", params=after).json()["data"] == []
+    assert httpx.get(last["url"]).content == PICTURE
+    facts = ("name", "prompt", "weights", "width_px", "height_px", "seed", "sampler_steps")
+    assert [cat[each] for each in facts] == ["cat", "a cat", "trained", 64, 48, 42, 4]
+    assert (base["step"], base["weights"], base["guidance"]) == (0, "base", 5.0)
+    for sample in (cat, base):
+        body = httpx.get(sample["url"]).content
+        assert (hashlib.sha256(body).hexdigest(), len(body)) == (
+            sample["sha256"],
+            sample["size_bytes"],
+        )
+        by_name = http.get(f"/v1/runs/{claim.run_id}/artifacts/{sample['path']}")
+        assert httpx.get(by_name.headers["Location"]).content == body
+
+
+def test_samples_are_filtered_by_step_and_name(http: httpx.Client, claim: Claim) -> None:
+    chosen: list[tuple[dict[str, str | int], list[str]]] = [
+        ({"step": 20}, PAINTED[:2]),
+        ({"step": 30}, ["result/samples/0.png"]),
+        ({"step": 7}, []),
+        ({"name": "cat"}, [PAINTED[0], PAINTED[2]]),
+        ({"name": "cat", "step": 0}, PAINTED[2:]),
+        ({"after": "result/samples/0.png"}, PAINTED),
+        ({"after": sample_path(20, "a")}, PAINTED),
+        ({"after": sample_path(9, "a")}, PAINTED[2:]),
+    ]
+    for query, paths in chosen:
+        found = samples_of(http, claim, limit=1, **query)
+        assert [each["path"] for each in found] == paths, query
+    refused: list[dict[str, str | int]] = [
+        {"step": -1}, {"step": "1_0"}, {"step": 2**31}, {"name": "a\0"}, {"name": "x" * 201},
+        {"after": "samples/step-1"}, {"after": "result/a.safetensors"},
+        {"after": "samples/step-1/../x.png"},
+    ]  # fmt: skip
+    for query in refused:
+        answer = http.get(f"/v1/runs/{claim.run_id}/samples", params=query)
+        assert answer.status_code == 422, query
 
 
 def test_a_run_without_files_has_empty_lists(http: httpx.Client, tenant_db: TenantDatabase) -> None:

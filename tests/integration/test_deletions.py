@@ -389,6 +389,13 @@ def _fill_every_table(ada: Deleting) -> None:
         "UPDATE runs SET batch_id = 'bat_1', parent_run_id = %s WHERE run_id <> %s", run_id, run_id
     )
     ada.do(
+        "INSERT INTO run_samples (tenant_id, run_id, step, path, fence, name, weights, width_px,"
+        " height_px, seed, sampler_steps, guidance, size_bytes, sha256)"
+        " VALUES (%s, %s, 1, 'samples/step-1/x.png', 1, '', 'base', 1, 1, 1, 1, 1, 1, '')",
+        tenant_id,
+        run_id,
+    )
+    ada.do(
         "INSERT INTO run_logs (tenant_id, run_id, start_byte, num_bytes, fence, text)"
         " VALUES (%s, %s, 0, 2, 1, 'hi')",
         tenant_id,

@@ -54,6 +54,7 @@ from services.store.runs import NewRun
 from services.store.scoped_database import ScopedDatabase
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.postgres import PostgresServer
+from tests.support.run_samples import sample_path
 from tests.support.runs import entry_digest, plan
 from tests.support.tenant_rows import ENVELOPE, FILE, KEY, LIMIT, Rows, rows_of
 
@@ -140,6 +141,10 @@ READS: dict[str, Call] = {
     ),
     "run_metrics.names": lambda c, r: run_metrics.names(
         c, r.ada, r.over.run_id, newest_seq=10
+    ),
+    "run_samples.find": lambda c, r: run_samples.find(c, r.ada, r.over.run_id, sample_path(5)),
+    "run_samples.page": lambda c, r: run_samples.page(
+        c, r.ada, r.over.run_id, step=None, name=None, after=None, limit=10
     ),
     "run_samples.newest_prompt": lambda c, r: run_samples.newest_prompt(c, r.ada, r.over.run_id),
     "runs.attempts": lambda c, r: runs.attempts(c, r.ada, r.over.run_id),

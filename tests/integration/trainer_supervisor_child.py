@@ -68,6 +68,15 @@ class Training:
         if not (self.output / name).exists():
             self.emit("checkpoint", step, **self.folder(name, "checkpoint", step))
 
+    def sample(self, step: int) -> None:
+        """A picture of the step, before its checkpoint."""
+        from tests.support.run_samples import png, sample_event, write_sample
+
+        body = png((step, 0, 0))
+        event = sample_event(step, body)
+        write_sample(self.output, event, body)
+        self.emit(event.type, step, **event.data)
+
     def wait_until_stored(self) -> None:
         limit = self.job["waiting_checkpoints"]
         while len(list(self.output.glob("checkpoints/step-*"))) >= limit:
@@ -105,6 +114,8 @@ class Training:
             self.emit("step", step, loss=1.0 / step)
             if self.behaviour in {"talk", "talk-unsaved", "last-words"}:
                 print(f"line of step {step} é", flush=True)
+            if step % INTERVAL == 0 and self.behaviour == "paint":
+                self.sample(step)
             if step % INTERVAL == 0 and self.behaviour not in UNSAVED:
                 self.checkpoint(step)
                 self.wait_until_stored()

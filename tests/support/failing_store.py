@@ -12,6 +12,10 @@ class FailingStore(FolderStore):
 
     error: ObjectStoreError | None = None
 
+    def put_file(self, key: str, path: Path) -> None:
+        self._fail()
+        super().put_file(key, path)
+
     def size(self, key: str) -> int | None:
         self._fail()
         return super().size(key)

@@ -38,6 +38,7 @@ from services.store.runs import BatchPlace
 from services.store.scoped_database import ScopedDatabase
 from services.store.webhooks import Webhook
 from tests.support.api_keys import KEY_PEPPER
+from tests.support.run_samples import png, sample_event
 from tests.support.runs import TenantDatabase, checkpoint_at, result_of
 
 LIMIT: Final = timedelta(seconds=10)
@@ -78,6 +79,7 @@ def rows_of(database: Database) -> Rows:
     tenant.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 5))
     reported = [
         ChildEvent(type="step", step=5, data={"loss": 0.5}),
+        sample_event(5, png()),
         ChildEvent(type="sample", step=5, data={"prompt": "a boat"}),
     ]
     tenant.ledger.event(claim.run_id, claim.fence, reported)

@@ -1,4 +1,8 @@
-"""The stored files of a run, named by paths: ``result/…`` and ``checkpoints/step-…/…``."""
+"""The stored files of a run, named by paths.
+
+``result/…``, ``checkpoints/step-…/…``, and ``samples/step-…/….png`` of pictures that it made while
+it trains.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -6,18 +10,24 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.api.runs.downloads import contents_of
+from services.domain.samples import SAMPLE_PATH
 from services.objects.folders import FileFacts
+from services.objects.keys import sample_key
 from services.objects.port import ObjectStore
-from services.store import runs
+from services.store import run_samples, runs
 from services.store.database import Connection
 from services.store.run_rows import Run
+from services.store.run_samples import Sample
 from trainer_core.checkpoint.layout import checkpoint_name
 
 RESULT: Final = "result"
 _CHECKPOINTS: Final = "checkpoints/"
+SAMPLES: Final = f"{RESULT}/samples/"
 PATH: Final = r"^(result|checkpoints/step-[0-9]{8,10})/([A-Za-z0-9_][A-Za-z0-9._/-]*)$"
+SAMPLE_CURSOR: Final = rf"^({SAMPLE_PATH}|{SAMPLES}[A-Za-z0-9_][A-Za-z0-9._/-]*)$"
 FOLDER: Final = r"^(result|checkpoints/step-[0-9]{8,10})$"
 _PATH: Final = re.compile(PATH)
+_SAMPLE_PATH: Final = re.compile(SAMPLE_PATH)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +101,29 @@ def find_file(store: ObjectStore, folders: Sequence[StoredFolder], path: str) ->
             if name in contents:
                 return StoredFile(path=path, key=folder.key_prefix + name, facts=contents[name])
     return None
+
+
+def find_sample(conn: Connection, run: Run, path: str) -> Sample | None:
+    """The picture of this path that the run made while it trains; None where there is none."""
+    if _SAMPLE_PATH.fullmatch(path) is None:
+        return None
+    return run_samples.find(conn, run.tenant_id, run.run_id, path)
+
+
+def file_of_sample(run: Run, sample: Sample) -> StoredFile:
+    """The file of a picture that the run made while it trains."""
+    return StoredFile(
+        path=sample.path,
+        key=sample_key(run.tenant_id, run.run_id, sample.fence, sample.path),
+        facts=FileFacts(size_bytes=sample.size_bytes, sha256=sample.sha256),
+    )
+
+
+def place_of_sample(path: str) -> tuple[int, str] | None:
+    """Step and path of a picture as the list of them is ordered; None for one in the result."""
+    if path.startswith(SAMPLES):
+        return None
+    return int(path.split("/")[1].removeprefix("step-")), path
 
 
 def split(path: str) -> tuple[str, str]:

@@ -1,35 +1,46 @@
 """/v1/runs/{run_id}/artifacts and /samples: the files of a run, as signed links."""
 
+from collections.abc import Mapping
 from itertools import islice
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import RedirectResponse
+from pydantic import Field
 
 from services.api.artifacts.listing import (
     FOLDER,
     PATH,
     RESULT,
+    SAMPLE_CURSOR,
+    SAMPLES,
     StoredFile,
+    file_of_sample,
     files_after,
     find_file,
+    find_sample,
     folders_of,
+    place_of_sample,
 )
 from services.api.artifacts.shapes import Sample
-from services.api.paging import Limit, Page, page_of
+from services.api.paging import DIGITS, Limit, Page, page_of
 from services.api.routing import TenantRoute
 from services.api.runs.downloads import EXPIRES_S, signed_file
 from services.api.runs.lookup import find_run
 from services.api.runs.shapes import File
 from services.api.scopes import needs
-from services.api.service import ServiceDep, TenantDep
-from services.api.shapes import RunId
+from services.api.service import Service, ServiceDep, TenantDep
+from services.api.shapes import RunId, in_utc
 from services.domain.errors import NotFoundError
 from services.store import run_samples
+from services.store.run_rows import Run
 
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
 
-_SAMPLES: Final = f"{RESULT}/samples/"
+_SAMPLE_FACTS: Final = (
+    "step", "prompt", "name", "weights", "width_px", "height_px", "seed", "sampler_steps",
+    "guidance",
+)  # fmt: skip
 
 Folder = Annotated[
     str | None, Query(pattern=FOLDER, description="Only its files: result, checkpoints/step-….")
@@ -37,7 +48,23 @@ Folder = Annotated[
 AfterPath = Annotated[
     str | None, Query(pattern=PATH, max_length=1024, description="next_cursor: a path.")
 ]
-ArtifactPath = Annotated[str, Path(description="With its slashes: result/…, checkpoints/step-…/….")]
+AfterSample = Annotated[
+    str | None, Query(pattern=SAMPLE_CURSOR, max_length=1024, description="next_cursor: a path.")
+]
+SampleStep = Annotated[
+    int | None, Field(ge=0, le=2**31 - 1), DIGITS, Query(description="Only those of this step.")
+]
+SampleName = Annotated[
+    str | None,
+    Query(
+        max_length=200,
+        pattern=r"^[^\u0000]*$",
+        description="Only those of the prompt of this name.",
+    ),
+]
+ArtifactPath = Annotated[
+    str, Path(description="With its slashes: result/…, checkpoints/step-…/…, samples/step-…/….")
+]
 
 
 @router.get("/runs/{run_id}/artifacts", openapi_extra=needs("runs:read", NotFoundError))
@@ -74,9 +101,14 @@ def get_artifact(
 ) -> RedirectResponse:
     """To a link that is valid for an hour and takes ranges; HEAD leads to one for HEAD."""
     with service.database.transaction(tenant_id) as conn:
-        folders = folders_of(conn, find_run(conn, tenant_id, run_id))
-    file = find_file(service.objects, folders, path)
-    if file is None:
+        run = find_run(conn, tenant_id, run_id)
+        folders = folders_of(conn, run)
+        sample = find_sample(conn, run, path)
+    if sample is not None:
+        file = file_of_sample(run, sample)
+    elif (found := find_file(service.objects, folders, path)) is not None:
+        file = found
+    else:
         raise NotFoundError("artifact", path)
     sign = service.objects.sign_head if request.method == "HEAD" else service.objects.sign_get
     return RedirectResponse(
@@ -85,32 +117,44 @@ def get_artifact(
 
 
 @router.get("/runs/{run_id}/samples", openapi_extra=needs("runs:read", NotFoundError))
-def list_samples(
+def list_samples(  # noqa: PLR0917 - a route is called by name
     run_id: RunId,
     service: ServiceDep,
     tenant_id: TenantDep,
     limit: Limit = 20,
-    after: AfterPath = None,
+    step: SampleStep = None,
+    name: SampleName = None,
+    after: AfterSample = None,
 ) -> Page[Sample]:
-    """The pictures that the run made at its end."""
+    """The pictures that the run made, the newest first: in its result, then while it trained."""
+    place = None if after is None else place_of_sample(after)
     with service.database.transaction(tenant_id) as conn:
         run = find_run(conn, tenant_id, run_id)
-        folders = [each for each in folders_of(conn, run) if each.name == RESULT]
-        prompt = run_samples.newest_prompt(conn, tenant_id, run_id) if folders else None
-    files = (
+        rows = run_samples.page(
+            conn, tenant_id, run_id, step=step, name=name, after=place, limit=limit + 1
+        )
+        results = []
+        if place is None and name is None and step in {None, run.result_step}:
+            results = [each for each in folders_of(conn, run) if each.name == RESULT]
+        prompt = run_samples.newest_prompt(conn, tenant_id, run_id) if results else None
+    in_result = (
         file
-        for file in files_after(service.objects, folders, after)
-        if file.path.startswith(_SAMPLES)
+        for file in files_after(service.objects, results, after)
+        if file.path.startswith(SAMPLES)
     )
 
-    def shape(file: StoredFile) -> Sample:
-        return Sample(
-            run_id=run_id,
-            step=folders[0].step,
-            prompt=prompt,
-            **signed_file(service.objects, file.path, file.key, file.facts).model_dump(
-                exclude={"object"}
-            ),
-        )
+    def shape(found: StoredFile | run_samples.Sample) -> Sample:
+        if isinstance(found, StoredFile):
+            told = {"step": results[0].step, "prompt": prompt}
+            return _sample(service, run, found, told)
+        row = {name: getattr(found, name) for name in _SAMPLE_FACTS}
+        facts = {**row, "created_at": in_utc(found.created_at)}
+        return _sample(service, run, file_of_sample(run, found), facts)
 
-    return page_of(list(islice(files, limit + 1)), limit, shape, lambda file: file.path)
+    found: list[StoredFile | run_samples.Sample] = [*islice(in_result, limit + 1), *rows]
+    return page_of(found[: limit + 1], limit, shape, lambda each: each.path)
+
+
+def _sample(service: Service, run: Run, file: StoredFile, facts: Mapping[str, Any]) -> Sample:
+    signed = signed_file(service.objects, file.path, file.key, file.facts)
+    return Sample(run_id=run.run_id, **facts, **signed.model_dump(exclude={"object"}))

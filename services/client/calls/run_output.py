@@ -43,9 +43,22 @@ def get_metrics(run_id: str, *, names: str | None = None, points: int = 500) -> 
     return get(f"/v1/runs/{part(run_id)}/metrics", {"names": names, "points": points})
 
 
-def list_samples(run_id: str, *, limit: int = 20, after: str | None = None) -> Call[Page[Sample]]:
-    """The pictures that the run made at its end."""
-    return page(f"/v1/runs/{part(run_id)}/samples", {"limit": limit, "after": after})
+def list_samples(
+    run_id: str,
+    *,
+    limit: int = 20,
+    step: int | None = None,
+    name: str | None = None,
+    after: str | None = None,
+) -> Call[Page[Sample]]:
+    """The pictures that the run made, the newest first: at its end, then while it trained.
+
+    Args:
+        step: only those of this step.
+        name: only those of the prompt of this name.
+    """
+    query = {"limit": limit, "step": step, "name": name, "after": after}
+    return page(f"/v1/runs/{part(run_id)}/samples", query)
 
 
 def list_artifacts(

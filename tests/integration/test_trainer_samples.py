@@ -1,0 +1,409 @@
+"""Pictures of a run on their way from the training process's folder to the store and its rows."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from services.domain.ledger import ChildEvent, Claim
+from services.domain.quotas import Quotas
+from services.domain.samples import StoredSample
+from services.objects.errors import ObjectStoreDownError, ObjectStoreRefusedError
+from services.objects.keys import sample_key
+from services.results.sweep import sweep_runs
+from services.store import quotas, run_samples
+from services.store.database import Database
+from services.store.run_samples import Sample
+from services.trainer import samples as samples_module
+from services.trainer.background import Background
+from services.trainer.budget import Budget
+from services.trainer.context import HeldRun, TrainerContext
+from services.trainer.lease import GivenUpError, Lease, LeaseTimes
+from services.trainer.samples import Samples
+from tests.support.failing_store import FailingStore, store_in
+from tests.support.run_samples import png, sample_event, sample_path, write_sample
+from tests.support.runs import LEASE, TenantDatabase, checkpoint_at
+
+TIMES = LeaseTimes(lease_s=60, renew_s=60, orphan_s=60, cancel_s=60)
+RED, BLUE = png((200, 0, 0)), png((0, 0, 200))
+
+
+@dataclass
+class Held:
+    """A held run and what stores its pictures."""
+
+    tenant: TenantDatabase
+    claim: Claim
+    store: FailingStore
+    output: Path
+    background: Background
+    samples: Samples = field(init=False)
+    reported: list[ChildEvent] = field(default_factory=list)
+    started: list[Future[None]] = field(default_factory=list)
+
+    def start(self, call: Callable[[], None]) -> Future[None]:
+        self.started.append(self.background.start(call))
+        return self.started[-1]
+
+    def make(self, event: ChildEvent, body: bytes = RED) -> Path:
+        """A picture and its event, as of a training process."""
+        path = write_sample(self.output, event, body)
+        self.samples.take(event)
+        return path
+
+    def wait(self) -> None:
+        for future in self.started:
+            future.result(20)
+        self.started.clear()
+
+    def rows(self) -> list[Sample]:
+        return rows_of(self.tenant, self.claim.run_id)
+
+    def stored(self, path: str, *, fence: int | None = None) -> bytes | None:
+        key = self.key(path, fence=fence)
+        if self.store.size(key) is None:
+            return None
+        return self.store.get_bytes(key, limit_bytes=1 << 20)
+
+    def key(self, path: str, *, fence: int | None = None) -> str:
+        claim = self.claim
+        return sample_key(claim.tenant_id, claim.run_id, fence or claim.fence, path)
+
+    def events(self, kind: str = "sample") -> list[ChildEvent]:
+        return [
+            ChildEvent(type=each.type, step=each.step, data=each.data)
+            for each in self.tenant.events(self.claim.run_id)
+            if each.type == kind
+        ]
+
+    def warnings(self) -> list[str]:
+        return [str(each.data["message"]) for each in self.reported]
+
+
+def rows_of(tenant: TenantDatabase, run_id: str, **query: Any) -> list[Sample]:
+    with tenant.database.transaction() as conn:
+        asked: dict[str, Any] = {"step": None, "name": None, "after": None, "limit": 100, **query}
+        return run_samples.page(conn, tenant.tenant_id, run_id, **asked)
+
+
+@pytest.fixture
+def tenant(database: Database) -> TenantDatabase:
+    return TenantDatabase.new(database)
+
+
+@pytest.fixture
+def held(tenant: TenantDatabase, tmp_path: Path) -> Iterator[Held]:
+    claim, store, output = tenant.held(), store_in(tmp_path), tmp_path / "attempt" / "output"
+    output.mkdir(parents=True)
+    with (
+        Lease(tenant.ledger, claim.run_id, claim.fence, TIMES, Budget(None)) as lease,
+        Background(lease, "committer") as background,
+    ):
+        held = Held(tenant, claim, store, output, background)
+        context = cast(TrainerContext, _Context(tenant.ledger, store))
+        held.samples = Samples(
+            HeldRun(context=context, claim=claim, lease=lease),
+            output,
+            start=held.start,
+            report=held.reported.append,
+        )
+        yield held
+
+
+@dataclass
+class _Context:
+    """What storing pictures needs of the worker's context."""
+
+    ledger: Any
+    objects: Any
+
+
+def test_a_picture_is_stored_then_told_and_its_local_file_deleted(held: Held) -> None:
+    event = sample_event(2, RED, guidance=4.5, seed=2**40)
+    held.make(event)
+    held.make(sample_event(0, BLUE, weights="base"), BLUE)
+    held.wait()
+
+    first, base = held.rows()
+    facts = {name: getattr(first, name) for name in StoredSample.__dataclass_fields__}
+    assert facts == {"step": 2, **{k: v for k, v in event.data.items() if k != "took_s"}}
+    assert (base.step, base.weights, base.fence) == (0, "base", held.claim.fence)
+    assert held.stored(first.path) == RED
+    assert held.stored(base.path) == BLUE
+    assert held.events()[0] == event  # with its path, by which it is fetched
+    assert list(held.output.iterdir()) == []
+    assert held.reported == []
+    with held.tenant.database.transaction() as conn:
+        used = quotas.read(conn, held.tenant.tenant_id, Quotas())["storage_bytes"].used
+        conn.execute("DELETE FROM run_samples")
+        fewer = quotas.read(conn, held.tenant.tenant_id, Quotas())["storage_bytes"].used
+    assert used - fewer == len(RED) + len(BLUE)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "other bytes": ({"sha256": "0" * 64}, "its file is not what the training process reported"),
+    "longer": ({"size_bytes": len(RED) - 1}, "its file is not what the training process reported"),
+    "other size": ({"width_px": 48}, "its file is no PNG picture of 48 by 48 px"),
+    "outside": ({"path": "../step-000001/x.png"}, "its event is not as it has to be (path: "),
+    "dots": ({"path": "samples/step-1/../../x.png"}, "its event is not as it has to be (path: "),
+    "absolute": ({"path": "/samples/step-1/x.png"}, "its event is not as it has to be (path: "),
+    "no text": ({"path": 3}, "its event is not as it has to be (path: "),
+    "hidden": ({"path": "samples/step-1/.x.png"}, "its event is not as it has to be (path: "),
+    "line feed": ({"path": "samples/step-1/x.png\n"}, "its event is not as it has to be (path: "),
+    "weights": ({"weights": "other"}, "its event is not as it has to be (weights: "),
+    "too large": ({"size_bytes": 1 << 30}, "its event is not as it has to be (size_bytes: "),
+    "infinite": ({"guidance": float("inf")}, "its event is not as it has to be (guidance: "),
+}
+
+
+def test_what_is_not_the_picture_of_its_event_is_dropped_with_a_warning(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples_module, "_MAX_WARNINGS", 100)
+    path = write_sample(held.output, sample_event(1, RED), RED)
+    for name, (changes, said) in WRONG.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(RED)
+        held.samples.take(sample_event(1, RED, **changes))
+        held.wait()
+        assert held.warnings().pop().startswith(f"A picture of step 1 is not stored: {said}"), name
+    for body in (b"\x89PNG\r\n\x1a\n", b"GIF89a" + RED, b"<svg/>"):
+        held.make(sample_event(1, body), body)
+        held.wait()
+        assert held.warnings().pop().endswith("no PNG picture of 64 by 48 px.")
+    assert {each.data["code"] for each in held.reported} == {"sample_not_stored"}
+    assert held.rows() == []
+    assert held.events() == []
+    assert list(held.store.list_keys("tenants/")) == []
+
+
+def test_links_pipes_and_folders_are_not_followed(held: Held, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(RED)
+    event = sample_event(1, RED)
+    path = held.output / str(event.data["path"])
+    path.parent.mkdir(parents=True)
+    path.symlink_to(secret)
+    held.samples.take(event)
+    held.wait()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    held.samples.take(event)
+    held.wait()
+    held.samples.take(event)  # there is none any more
+    held.wait()
+    elsewhere = tmp_path / "elsewhere"
+    write_sample(elsewhere, event, RED)
+    (held.output / "samples").symlink_to(elsewhere / "samples")
+    held.samples.take(event)
+    held.wait()
+    assert [each.partition("read: ")[0] for each in held.warnings()] == [
+        "A picture of step 1 is not stored: its file cannot be "
+    ] * 4
+    assert held.rows() == []
+    assert secret.read_bytes() == RED
+    assert (elsewhere / str(event.data["path"])).read_bytes() == RED
+
+
+def test_a_store_that_is_away_for_a_while_gets_the_pictures_and_then_the_checkpoint(
+    held: Held,
+) -> None:
+    held.store.error = ObjectStoreDownError("away")
+    for step in (1, 2):
+        held.make(sample_event(step, RED))
+    claim = held.claim
+    held.start(
+        lambda: held.tenant.ledger.commit_checkpoint(
+            claim.run_id, claim.fence, checkpoint_at(claim, 2)
+        )
+    )
+    held.store.error = None
+    held.wait()
+    types = [each for each in held.tenant.event_types(claim.run_id) if each.endswith("sample")]
+    assert types == ["sample", "sample"]
+    assert held.tenant.event_types(claim.run_id)[-1] == "run.checkpoint"
+    assert held.reported == []
+
+
+def test_a_store_that_stays_away_costs_pictures_and_not_the_checkpoint(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples_module, "_PATIENCE_S", 0.3)
+    held.store.error = ObjectStoreDownError("away")
+    paths = [held.make(sample_event(step, RED)) for step in (1, 2)]
+    after = held.start(lambda: None)
+    after.result(20)
+    held.wait()
+    assert held.warnings() == [
+        f"A picture of step {step} is not stored: the object store has not answered for 0 s."
+        for step in (1, 2)
+    ]
+    assert not any(path.exists() for path in paths)
+    held.store.error = None
+    held.make(sample_event(3, RED))
+    held.wait()
+    held.store.error = ObjectStoreRefusedError("no right")
+    held.make(sample_event(4, RED))
+    held.wait()
+    assert [row.step for row in held.rows()] == [3]
+    assert held.warnings()[-1] == (
+        "A picture of step 4 is not stored: the object store refuses it (object_store_refused)."
+    )
+
+
+def test_so_many_pictures_wait_and_no_more(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples_module, "WAITING_SAMPLES", 3)
+    held.store.error = ObjectStoreDownError("away")
+    for step in range(1, 6):
+        held.make(sample_event(step, RED))
+    held.store.error = None
+    held.wait()
+    assert [row.step for row in held.rows()] == [3, 2, 1]
+    assert held.warnings() == [
+        f"A picture of step {step} is not stored: 3 others wait for the object store."
+        for step in (4, 5)
+    ]
+    assert list(held.output.iterdir()) == []
+
+
+def test_many_warnings_end_in_one_that_says_so(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples_module, "_MAX_WARNINGS", 2)
+    for step in range(1, 5):
+        held.samples.take(sample_event(step, RED, seed="x"))
+    assert len(held.reported) == 2
+    assert held.warnings()[-1].endswith(
+        "Warnings of more pictures that are not stored are left out."
+    )
+
+
+def test_after_the_lease_is_lost_nothing_becomes_visible(held: Held) -> None:
+    held.make(sample_event(1, RED))
+    held.wait()
+    held.tenant.let_lease_run_out(held.claim.run_id)
+    assert held.tenant.sweep(max_attempts=3) is not None
+    held.make(sample_event(2, RED))
+    with pytest.raises(GivenUpError):
+        held.wait()
+    assert [row.step for row in held.rows()] == [1]
+    assert [each.step for each in held.events()] == [1]
+
+
+def next_attempt(tenant: TenantDatabase, claim: Claim) -> Claim:
+    """The attempt after one that was lost."""
+    tenant.let_lease_run_out(claim.run_id)
+    assert tenant.sweep(max_attempts=9) is not None
+    tenant.due_now(claim.run_id)
+    again = tenant.ledger.claim(claim.run_id, worker_id=tenant.worker(), lease=LEASE)
+    assert again is not None
+    return again
+
+
+def test_a_picture_that_is_made_again_replaces_the_one_of_before_and_its_file_is_swept(
+    held: Held,
+) -> None:
+    for step in (1, 2):
+        held.make(sample_event(step, RED))
+    held.wait()
+    late = held.key("samples/step-000003/cat-64x48-42.png")
+    held.store.put_bytes(late, RED)  # stored, and its event was not
+    again = next_attempt(held.tenant, held.claim)
+    event = sample_event(2, BLUE)
+    held.store.put_bytes(
+        sample_key(again.tenant_id, again.run_id, again.fence, sample_path(2)), BLUE
+    )
+    held.tenant.ledger.event(again.run_id, again.fence, [event])
+    held.tenant.ledger.event(again.run_id, again.fence, [event])  # the reply was lost
+
+    rows = [(row.step, row.fence, row.sha256) for row in held.rows()]
+    assert rows == [
+        (2, again.fence, event.data["sha256"]),
+        (1, held.claim.fence, sample_event(1, RED).data["sha256"]),
+    ]
+    assert [each.step for each in held.events()] == [1, 2, 2]
+    with held.tenant.database.transaction() as conn:
+        conn.execute("UPDATE runs SET sweep_after = clock_timestamp() - interval '1 second'")
+    assert sweep_runs(held.tenant.database, held.store) == 2
+    assert held.stored(sample_path(1)) == RED
+    assert held.stored(sample_path(2)) is None
+    assert held.stored(sample_path(2), fence=again.fence) == BLUE
+    assert held.store.size(late) is None
+
+
+def test_a_run_has_so_many_pictures_and_a_warning_says_which_is_the_last(
+    tenant: TenantDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_samples, "MAX_SAMPLES", 2)
+    claim = tenant.held()
+    for step in (1, 2, 3):
+        tenant.ledger.event(claim.run_id, claim.fence, [sample_event(step, RED)])
+    events = [each for each in tenant.events(claim.run_id) if "." not in each.type]
+    assert [(each.type, each.step) for each in events] == [
+        ("sample", 1), ("sample", 2), ("warning", 2), ("sample", 3),
+    ]  # fmt: skip
+    assert events[2].data["code"] == "samples_full"
+    assert "path" not in events[3].data
+    assert [row.step for row in rows_of(tenant, claim.run_id)] == [2, 1]
+    # One that is there may be made again.
+    again = sample_event(2, BLUE)
+    tenant.ledger.event(claim.run_id, claim.fence, [again])
+    assert rows_of(tenant, claim.run_id)[0].sha256 == again.data["sha256"]
+
+    monkeypatch.setattr(run_samples, "MAX_SAMPLES_BYTES", len(RED) + 1)
+    other = tenant.held()
+    for step in (1, 2, 3):
+        tenant.ledger.event(other.run_id, other.fence, [sample_event(step, RED)])
+    assert [row.step for row in rows_of(tenant, other.run_id)] == [2, 1]
+
+
+def test_an_event_that_is_no_such_picture_makes_no_row(tenant: TenantDatabase) -> None:
+    claim = tenant.held()
+    odd = [
+        sample_event(1, RED, **changes)
+        for name, (changes, _) in WRONG.items()
+        if name not in {"other bytes", "longer", "other size", "infinite"}
+    ]
+    odd.append(sample_event(1, RED, name="x" * 201))
+    odd.append(ChildEvent(type="sample", step=1, data={"sha256": None}))
+    tenant.ledger.event(claim.run_id, claim.fence, odd)
+    stored = [each for each in tenant.events(claim.run_id) if each.type == "sample"]
+    assert len(stored) == len(odd)
+    assert not any("path" in each.data or "sha256" in each.data for each in stored)
+    assert rows_of(tenant, claim.run_id) == []
+    tenant.ledger.event(claim.run_id, claim.fence, [sample_event(2, RED, prompt="a\0b")])
+    assert [row.prompt for row in rows_of(tenant, claim.run_id)] == ["ab"]
+    tenant.ledger.event(
+        claim.run_id, claim.fence, [ChildEvent(type="sample", step=3, data={"prompt": "a boat"})]
+    )
+    assert tenant.events(claim.run_id)[-1].data == {"prompt": "a boat"}
+
+
+def test_pages_are_of_the_newest_step_first(tenant: TenantDatabase) -> None:
+    claim = tenant.held()
+    made = [
+        sample_event(step, RED, name, weights)
+        for step in (0, 10, 9)
+        for name in ("cat", "Dog", "_b")
+        for weights in ("trained", "ema")
+    ]
+    tenant.ledger.event(claim.run_id, claim.fence, made)
+    paths = [row.path for row in rows_of(tenant, claim.run_id)]
+    assert [path.split("/")[1] for path in paths] == (
+        ["step-000010"] * 6 + ["step-000009"] * 6 + ["step-000000"] * 6
+    )
+    for limit in (1, 4):
+        found: list[Sample] = []
+        while page := rows_of(
+            tenant,
+            claim.run_id,
+            limit=limit,
+            after=(found[-1].step, found[-1].path) if found else None,
+        ):
+            found += page
+        assert [row.path for row in found] == paths
+    assert {row.name for row in rows_of(tenant, claim.run_id, name="Dog")} == {"Dog"}
+    assert {row.step for row in rows_of(tenant, claim.run_id, step=0)} == {0}
+    assert rows_of(tenant.neighbour(), claim.run_id) == []
