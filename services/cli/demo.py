@@ -132,9 +132,11 @@ def train(service: EmbeddedService, console: Console) -> dict[str, Any]:
 
 
 def prompts_of(plan: dict[str, Any]) -> set[str]:
-    """The texts that are cached for the sample image and not for a photograph."""
+    """The texts that are cached for pictures and not for a photograph."""
     operation = plan["operation"]
-    return {"", operation["sample_prompt"], operation["sample_negative_prompt"]}
+    pictures = operation.get("pictures") or {"prompts": []}
+    own = {prompt["text"] for prompt in pictures["prompts"]}
+    return {"", operation["sample_prompt"], operation["sample_negative_prompt"], *own}
 
 
 def wait_published(client: Client, run_id: str) -> str:

@@ -96,7 +96,7 @@ _Height = Annotated[
     int | None,
     typer.Option(min=16, metavar="PX", show_default="as wide as high", help="A multiple of 16."),
 ]
-_Steps = Annotated[int, typer.Option(min=1, help="Of the base model's own sampler.")]
+_Steps = Annotated[int, typer.Option(min=1, help="Of the sampler.")]
 _Guidance = Annotated[
     float,
     typer.Option(
@@ -108,9 +108,22 @@ _Guidance = Annotated[
 _Seed = Annotated[int, typer.Option(min=0, help="Of the noise: the same seed, the same picture.")]
 _Precision = Annotated[
     Quantization,
+    typer.Option(help="Of the transformer; take what the run was trained with."),
+]
+_MixedPrecision = Annotated[
+    Literal["bf16", "no"],
+    typer.Option(help="Type of the computation; take what the run was trained with."),
+]
+_Sampler = Annotated[
+    Literal["euler", "unipc", "lcm"] | None,
+    typer.Option(show_default="what the base model names", help="The sampler."),
+]
+_Shift = Annotated[
+    float | None,
     typer.Option(
-        help="Of the transformer, quantised after the adapter is merged; take what "
-        "the run was trained with."
+        min=0.01,
+        show_default="the base model's own",
+        help="Shift of the sampler's sigmas, as flow_schedule_shift.",
     ),
 ]
 _TextEncoderPrecision = Annotated[Quantization, typer.Option(help="Of T5 and Llama.")]
@@ -135,11 +148,15 @@ def generate(
     seed: _Seed = 42,
     precision: _Precision = "no_change",
     text_encoder_precision: _TextEncoderPrecision = "no_change",
+    mixed_precision: _MixedPrecision = "bf16",
+    sampler: _Sampler = None,
+    shift: _Shift = None,
     device: _Device = "auto",
 ) -> None:
     """Generate images with a base model and an adapter, on this machine, without the service.
 
-    The adapter is merged into the weights before they are quantised. The text
+    The adapter is attached to the weights as in the run that trained it, so that
+    the image equals a picture of that run with the same settings. The text
     encoders are released before the transformer is loaded: memory has to hold
     the larger of the two, not both.
     """
@@ -158,6 +175,9 @@ def generate(
         multiplier=multiplier,
         precision=precision,
         text_encoder_precision=text_encoder_precision,
+        compute="bf16" if mixed_precision == "bf16" else "fp32",
+        sampler=sampler,
+        shift=shift,
         device=device,
     )
     if adapter is None and weights is not None:

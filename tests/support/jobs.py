@@ -36,7 +36,10 @@ Event = dict[str, Any]
 
 
 def demo_plan(base: BaseModel, *, edge_px: int, **options: JsonValue) -> Plan:
-    """The demo's plan; ``options`` replace entries of its config, None takes one out."""
+    """The demo's plan, without pictures while it trains.
+
+    ``options`` replace entries of its config, None takes one out.
+    """
     demo = EXAMPLES / "demo"
     backends: Any = load_document(demo / "multidatabackend.json")
     for backend in backends:
@@ -45,6 +48,7 @@ def demo_plan(base: BaseModel, *, edge_px: int, **options: JsonValue) -> Plan:
         "resolution": edge_px,
         "validation_resolution": f"{edge_px}x{edge_px}",
         "validation_num_inference_steps": 2,
+        "validation_step_interval": None,
     }
     raw: Any = load_document(demo / "config.json")
     config = {k: v for k, v in {**raw, **small, **options}.items() if v is not None}

@@ -166,24 +166,25 @@ def test_options_that_only_observe_the_run_are_accepted_and_share_lines() -> Non
     imported = import_small(
         {
             "seed": 1,
-            "validation_step_interval": 100,
-            "validation_steps": 100,
+            "validation_using_datasets": True,
+            "validation_prompt_library": True,
             "eval_steps_interval": "fifty",
             "num_eval_images": 4,
             "webhook_config": {"webhook_type": "raw"},
-            "ema_validation": "comparison",
+            "validation_multigpu": "batch-parallel",
         }
     )
 
     assert imported.plan == plain.plan
     added = [notice for notice in imported.notices if notice not in plain.notices]
-    pictures, evaluation, webhooks = texts_of(added, "differs")
-    assert pictures.startswith("validation_step_interval, validation_steps: no pictures are made")
+    datasets, library, evaluation, webhooks = texts_of(added, "differs")
+    assert datasets.startswith("validation_using_datasets: pictures are made from prompts")
+    assert library.startswith("validation_prompt_library: the prompts that SimpleTuner brings")
     assert evaluation.startswith("eval_steps_interval: nothing is evaluated")
     assert webhooks.startswith("webhook_config: nothing is sent")
     assert {n.option for n in added if n.effect == "no_effect"} == {
         "num_eval_images",
-        "ema_validation",
+        "validation_multigpu",
     }
 
 
@@ -198,7 +199,8 @@ def test_the_first_prompt_of_the_library_is_the_sample_s_where_there_is_no_other
 
     alone = import_small(prompt_library=library)
     assert alone.plan.operation.sample_prompt == "a <token> cat"
-    assert "user_prompt_library: the sample image has the first prompt, cat." in texts(alone)
+    first = "the sample image has the first prompt, cat: no pictures are made while it trains."
+    assert f"user_prompt_library: {first}" in texts(alone)
     assert "user_prompt_library: the placeholder <token> is used as it is." in texts(alone)
     assert not any("<breed>" in text for text in texts(alone))
     both = import_small({"validation_prompt": "a bird"}, prompt_library=library)

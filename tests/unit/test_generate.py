@@ -16,10 +16,11 @@ from services.cli.connection import Invocation
 from services.cli.program import app
 from tests.support.adapters import EXAMPLES
 from trainer_core.errors import AdapterFileError, BaseModelError, DocumentError, OutputError
+from trainer_core.file_names import safe_names
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.painting.generate import generate
 from trainer_core.painting.options import ImageRequest, PaintingOptions
-from trainer_core.painting.prompts import requests_of_library, safe_names
+from trainer_core.painting.prompts import requests_of_library
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +84,9 @@ def test_seed_and_negative_prompt_change_the_image(
     assert not np.array_equal(paint(tiny_folder, tmp_path / "other.png", *option), of_base)
 
 
-def test_weights_are_quantised_after_the_merge(
+def test_the_adapter_acts_on_quantised_weights(
     tiny_folder: Path, adapter: Path, of_base: Any, with_adapter: Any, tmp_path: Path
 ) -> None:
-    """In the other order the adapter would be lost without an error."""
     int8 = ("--precision", "int8-quanto", "--text-encoder-precision", "int8-quanto")
     on = paint(tiny_folder, tmp_path / "on.png", "--adapter", adapter, *int8)
 

@@ -95,7 +95,7 @@ class LokrLinear(nn.Module):
         The scalar factors are multiplied into w1 in fp32. It is the smallest tensor, and the
         exported file holds the same product.
         """
-        factor = self.scalar * (self.scale * self.multiplier)
+        factor = self.scalar * (self.scale * self.multiplier * self._switch.strength)
         w1_ac = (self.full_w1() * factor).to(input_.dtype)
         columns = w1_ac.shape[1]
         x_cD = input_.reshape(*input_.shape[:-1], columns, input_.shape[-1] // columns)
@@ -167,6 +167,8 @@ class LokrNetwork:
         firsts = []
         for paths, constant_n11 in zip(self._alike_w1, self._constants, strict=True):
             w1_nac = self._full("w1", paths, trained) * constant_n11
+            if self.switch.strength != 1.0:
+                w1_nac = w1_nac * self.switch.strength
             if isinstance(self.linears[paths[0]].scalar, nn.Parameter):
                 w1_nac = w1_nac * trained.stacked(_names(paths, "scalar")).unsqueeze(-1)
             firsts.append((paths, w1_nac))

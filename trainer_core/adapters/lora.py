@@ -50,6 +50,20 @@ class SwitchedLinear(PeftLinear):  # type: ignore[misc]
         """Read by peft's forward."""
         return not self._switch.is_on
 
+    scaling: dict[str, float]
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        """As peft's, with the strength of the switch."""
+        strength = self._switch.strength
+        own = dict(self.scaling)
+        if strength == 1.0:
+            return super().forward(*args, **options)
+        self.scaling = {name: scale * strength for name, scale in own.items()}
+        try:
+            return super().forward(*args, **options)
+        finally:
+            self.scaling = own
+
 
 class SeededDropout(nn.Dropout):
     """Dropout of the input of one linear's A, by the seed that the ``AdapterSwitch`` holds.
@@ -105,7 +119,7 @@ class LoraNetwork:
             for name in ("lora_A", "lora_B")
         )
         # One rank and one alpha for all layers, so one scale.
-        scale = next(iter(self.layers.values())).scaling[_NAME]
+        scale = next(iter(self.layers.values())).scaling[_NAME] * self.switch.strength
         scaled_b = [(paths, b_nOr * scale) for paths, b_nOr in b]
         values, links = paired(by_path(a, dtype), by_path(scaled_b, dtype))
         return AdapterFactors(values=values, links=links, seed=seed, is_on=self.switch.is_on)

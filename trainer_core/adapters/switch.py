@@ -18,6 +18,8 @@ class AdapterSwitch:
 
     def __init__(self) -> None:
         self.is_on = True
+        self.strength = 1.0
+        """What the delta of each layer is multiplied with; other than 1 only to draw samples."""
         self.is_seeded = False
         """False: dropout draws from torch's global generator."""
         self.seed: torch.Tensor | None = None
@@ -45,3 +47,13 @@ class AdapterSwitch:
             yield
         finally:
             self.is_on = before
+
+    @contextmanager
+    def strengthened(self, strength: float) -> Iterator[None]:
+        """Inside, the delta of each layer is multiplied with ``strength``."""
+        before = self.strength
+        self.strength = strength
+        try:
+            yield
+        finally:
+            self.strength = before

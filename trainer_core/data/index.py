@@ -130,7 +130,7 @@ class DataIndex(Frozen):
     entries: Many[Entry]
     """Each once, whatever number of samples use it."""
     prompts: dict[str, int]
-    """Text → entry, for the empty prompt and the sample image's prompts."""
+    """Text → entry, for the empty prompt and those of the sample image and of pictures."""
     warnings: Many[str] = ()
     """Say what was left out and why, for the user; not part of the digest."""
 

@@ -168,9 +168,12 @@ def cut_warnings(plan: Plan, captions: CutCaptions, base: Path | None) -> list[s
     """Warnings of captions and prompts that are cut off; ``base``: as in ``build_index``."""
     warning = captions.warning()
     operation = plan.operation
+    sample = operation.sample_prompt, operation.sample_negative_prompt
+    of_pictures = () if operation.pictures is None else operation.pictures.prompts
     prompts = (
-        ("The prompt of the sample image", operation.sample_prompt),
-        ("The negative prompt of the sample image", operation.sample_negative_prompt),
+        ("The prompt of the sample image", sample[0]),
+        ("The negative prompt of the sample image", sample[1]),
+        *((f"The prompt {each.name}", each.text) for each in of_pictures if each.text != sample[0]),
     )
     return [*([] if warning is None else [warning]), *prompt_warnings(prompts, base)]
 
@@ -284,7 +287,9 @@ def _empty(position: int, reason: str) -> Problem:
 
 def _prompts_of(plan: Plan) -> tuple[str, ...]:
     operation = plan.operation
-    return tuple(dict.fromkeys(("", operation.sample_prompt, operation.sample_negative_prompt)))
+    of_pictures = () if operation.pictures is None else operation.pictures.texts()
+    texts = ("", operation.sample_prompt, operation.sample_negative_prompt, *of_pictures)
+    return tuple(dict.fromkeys(texts))
 
 
 def _kept(

@@ -25,13 +25,12 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
     network, plan = run.loaded.network, run.plan
     with run.backend.gathered():
         sample = sample_for_result(
-            network.transformer,
+            network,
             run.loaded.vae,
             Path(run.job.base_model_dir),
             operation=plan.operation,
             index=run.job.index,
             read_text=run.loaded.batches.text,
-            compute=network.compute,
         )
     report_stage(run, state, "finalizing")
     trained = run.backend.tensors()

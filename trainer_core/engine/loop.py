@@ -8,6 +8,7 @@ from trainer_core.engine.control import check_control
 from trainer_core.engine.evaluation import measure_loss
 from trainer_core.engine.feed import Feed
 from trainer_core.engine.finish import finish
+from trainer_core.engine.pictures import make_first_pictures, make_pictures
 from trainer_core.engine.reporting import (
     report_plan,
     report_stage,
@@ -52,6 +53,9 @@ def train(run: Run) -> bool:
         if state.step == 0:
             state.loss_before = measure_loss(run, state).as_json()
         run.loaded.start_times.end("validation_s")
+        if run.plan.operation.pictures is not None:
+            make_first_pictures(run, state)
+            run.loaded.start_times.end("pictures_s")
         report_stage(run, state, "training")
         state.throughput.start(state.step)
         with Feed(run, state.step) as feed:
@@ -88,11 +92,16 @@ def take_steps(run: Run, state: TrainingState, feed: Feed) -> None:
         for message in run.backend.take_warnings():
             report_warning(run, state, "without_graph", message)
         state.launched = launched
-        is_saved = run.is_checkpoint_step(step)
-        if is_saved or step == run.last_step or launched.is_done():
+        is_saved, has_pictures = run.is_checkpoint_step(step), run.is_picture_step(step)
+        if is_saved or has_pictures or step == run.last_step or launched.is_done():
             complete_step(run, state)
         if is_saved:
             save(run, state)
             if step < run.last_step:
                 wait_until_stored(run, state)
+        if has_pictures:
+            if step == run.last_step:
+                save_if_unsaved(run, state)
+            make_pictures(run, state)
+        if is_saved or has_pictures:
             report_stage(run, state, "training")

@@ -9,8 +9,10 @@ from trainer_core.checkpoint.write import WrittenFolder
 from trainer_core.engine.determinism import resume_promise
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.engine.used_memory import used_memory
+from trainer_core.painting.options import SamplingOptions
 from trainer_core.process.events import EventName
 from trainer_core.validation.fixed_loss import FixedLoss
+from trainer_core.validation.pictures import Picture
 
 Stage = Literal["training", "paused", "checkpointing", "sampling", "finalizing"]
 
@@ -91,6 +93,34 @@ def report_warning(run: Run, state: TrainingState, code: str, message: str) -> N
 def report_sample(run: Run, state: TrainingState, path: str) -> None:
     """The result's image; ``path`` is relative to the job's output folder."""
     _emit(run, state, "sample", {"path": path, "prompt": run.plan.operation.sample_prompt})
+
+
+def report_picture(
+    run: Run,
+    state: TrainingState,
+    picture: Picture,
+    options: SamplingOptions,
+    *,
+    sha256: str,
+    size_bytes: int,
+    took_s: float,
+) -> None:
+    """A picture that was made while it trains; ``sha256`` and ``size_bytes``: of its file."""
+    fields: dict[str, JsonValue] = {
+        "path": picture.path.as_posix(),
+        "name": picture.prompt.name,
+        "prompt": picture.prompt.text,
+        "weights": picture.shown,
+        "width_px": options.width_px,
+        "height_px": options.height_px,
+        "seed": options.seed,
+        "sampler_steps": options.steps,
+        "guidance": options.guidance,
+        "sha256": sha256,
+        "size_bytes": size_bytes,
+        "took_s": round(took_s, 3),
+    }
+    _emit(run, state, "sample", fields)
 
 
 def report_finished(run: Run, state: TrainingState, result: WrittenFolder) -> None:

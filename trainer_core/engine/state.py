@@ -1,6 +1,6 @@
 """A run while it trains: its constant part, and the part that changes with each step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
@@ -51,11 +51,33 @@ class Run:
         ends_epochs = every is not None and self.sampler.timeline.ends_epoch(step, every=every)
         return ends_epochs or step % operation.checkpoint_step_interval == 0
 
+    def is_picture_step(self, step: int) -> bool:
+        """Whether pictures of the trained weights are due after an optimizer step."""
+        pictures = self.plan.operation.pictures
+        if pictures is None or step < max(1, pictures.after_step):
+            return False
+        timeline = self.sampler.timeline
+        if timeline.epochs_by(step) < pictures.after_epoch:
+            return False
+        every, every_epochs = pictures.step_interval, pictures.epoch_interval
+        if every is not None and step % every == 0:
+            return True
+        return every_epochs is not None and timeline.ends_epoch(step, every=every_epochs)
+
     def learning_rate(self, step: int) -> float:
         """The scheduled rate of an optimizer step, counted from 1."""
         identity = self.plan.identity
         peak = identity.optimizer.learning_rate
         return learning_rate_at(step, identity.schedule, peak, self.last_step)
+
+
+@dataclass(kw_only=True, slots=True)
+class PictureTimes:
+    """What the pictures of this process have taken."""
+
+    spent_s: float = 0.0
+    expected_s: dict[tuple[int, int], float] = field(default_factory=dict)
+    """Size in pixels → how long the last picture of it took."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,6 +99,7 @@ class TrainingState:
     """The step after ``step``, once it is launched; ``complete_step`` reads it."""
     pending_event: StepMetrics | None = None
     """Metrics of the current step; None once they are reported."""
+    pictures: PictureTimes = field(default_factory=PictureTimes)
 
 
 def open_run(job: Job, loaded: LoadedRun, events: EventWriter, control: Control) -> Run:

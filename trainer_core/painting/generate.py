@@ -1,35 +1,32 @@
 """Generate images with a base model and an adapter, without the service.
 
 To need the least memory, the steps are: encode the prompts, release the text encoders, load the
-transformer, merge the adapter into its weights, quantise, sample.
+transformer, quantise it, attach the adapter, sample. So an image has the same numbers as a picture
+that a run makes of the same weights.
 """
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    HiDreamImageTransformer2DModel,
-)
+from diffusers import AutoencoderKL, HiDreamImageTransformer2DModel
 from PIL import Image
 
 from trainer_core.config.plan import Precision
 from trainer_core.config.plan.shapes import hidream_linears, max_area_px
 from trainer_core.disk import writing
 from trainer_core.errors import OutputError
-from trainer_core.export.adapter_file import AdapterFile, read_adapter
-from trainer_core.export.merge import check_multiplier, merge_into, read_transformer_config
-from trainer_core.hidream.loading import (
-    load_scheduler,
-    load_text_encoders,
-    load_transformer,
-    load_vae,
-)
+from trainer_core.export.adapter_file import read_adapter
+from trainer_core.export.adapter_tensors import ModuleTensors, read_tensors
+from trainer_core.export.merge import check_multiplier, read_transformer_config
+from trainer_core.hidream.balance import replace_gates
+from trainer_core.hidream.loading import load_text_encoders, load_transformer, load_vae
+from trainer_core.hidream.samplers import load_sampler
 from trainer_core.hidream.text import TextEmbeddings, encode_texts
+from trainer_core.painting.attach import attach_stored
 from trainer_core.painting.options import ImageRequest, PaintingOptions, SamplingOptions
 from trainer_core.painting.sampling import sample_image
 from trainer_core.precision.compute import Compute, choose_compute
@@ -72,16 +69,16 @@ def generate(
     weights = transformer or base
     config = read_transformer_config(weights)
     sampling = _sampling_options(options, max_area_px(config))
-    adapter_file = None if adapter is None else read_adapter(adapter, hidream_linears(config))
+    modules = None if adapter is None else _modules_of(adapter, config)
     compute = choose_compute(options.device, _precision(options))
     texts = {options.negative_prompt, *(request.prompt for request in requests)}
     log("encoding the prompts")
     embeddings = _encode(base, texts, options, compute)
     log("loading the transformer")
     models = _Models(
-        transformer=_load(weights, adapter_file, options, compute),
-        vae=load_vae(base, torch.float32).to(compute.device),
-        scheduler=load_scheduler(base),
+        transformer=_load(weights, modules, options, compute),
+        vae=load_vae(base, torch.float32),
+        base=base,
         compute=compute,
     )
     for number, request in enumerate(requests, start=1):
@@ -92,11 +89,12 @@ def generate(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Models:
-    """What samples the images, on the device."""
+    """What samples the images: the transformer on the device, the VAE on the CPU."""
 
     transformer: HiDreamImageTransformer2DModel
     vae: AutoencoderKL
-    scheduler: FlowMatchEulerDiscreteScheduler
+    base: Path
+    """The folder that has the sampler's configuration."""
     compute: Compute
 
     def sample(
@@ -107,9 +105,10 @@ class _Models:
             text.to(device=self.compute.device, dtype=self.compute.weights)
             for text in (prompt, negative)
         )
+        scheduler = load_sampler(self.base, options.sampler, options.shift)
         with torch.no_grad(), self.compute.context():
             return sample_image(
-                self.transformer, self.vae, self.scheduler, embeddings, opposite, options=options
+                self.transformer, self.vae, scheduler, embeddings, opposite, options=options
             )
 
 
@@ -136,14 +135,23 @@ def _sampling_options(options: PaintingOptions, max_area: int) -> SamplingOption
         steps=options.steps,
         guidance=options.guidance,
         seed=options.seed,
+        sampler=options.sampler,
+        shift=options.shift,
     )
+
+
+def _modules_of(adapter: Path, config: Mapping[str, Any]) -> Mapping[str, ModuleTensors]:
+    """The adapter's tensors by path, once they are known to fit; raises AdapterFileError."""
+    linears = hidream_linears(config)
+    read_adapter(adapter, linears)
+    return read_tensors(adapter, linears).modules
 
 
 def _precision(options: PaintingOptions) -> Precision:
     text = options.text_encoder_precision
     return Precision(
         base=options.precision,
-        compute="bf16",
+        compute=options.compute,
         text_encoder_1="no_change",
         text_encoder_2="no_change",
         text_encoder_3=text,
@@ -154,19 +162,23 @@ def _precision(options: PaintingOptions) -> Precision:
 def _encode(
     base: Path, texts: set[str], options: PaintingOptions, compute: Compute
 ) -> dict[str, TextEmbeddings]:
-    """Text → its embeddings on the CPU. The text encoders are released before this returns."""
+    """Text → its embeddings on the CPU, as a run's cache has them.
+
+    The text encoders are released before this returns.
+    """
     precision = options.text_encoder_precision
+    # As a cache builds them: in the type of the computation, also on a CPU.
+    dtype = torch.bfloat16 if options.compute == "bf16" else torch.float32
     encoders = load_text_encoders(
         base,
-        compute.weights,
+        dtype,
         text_encoder_3=precision,
         text_encoder_4=precision,
         device=compute.device,
     )
     cpu = torch.device("cpu")
     embeddings = {
-        text: encode_texts(encoders, [text]).to(device=cpu, dtype=compute.weights)
-        for text in sorted(texts)
+        text: encode_texts(encoders, [text]).to(device=cpu, dtype=dtype) for text in sorted(texts)
     }
     del encoders
     gc.collect()  # modules refer to each other in cycles
@@ -176,14 +188,19 @@ def _encode(
 
 
 def _load(
-    base: Path, adapter: AdapterFile | None, options: PaintingOptions, compute: Compute
+    base: Path,
+    modules: Mapping[str, ModuleTensors] | None,
+    options: PaintingOptions,
+    compute: Compute,
 ) -> HiDreamImageTransformer2DModel:
-    """The transformer on its device, with the adapter merged in before it is quantised."""
+    """The transformer on its device as a run prepares it: quantised, then with the adapter."""
     transformer = load_transformer(base, compute.weights)
-    if adapter is not None and options.multiplier != 0:
-        merge_into(transformer, adapter, options.multiplier)
     quantize_frozen(transformer, options.precision)
-    return transformer.to(compute.device)
+    transformer.to(compute.device)
+    replace_gates(transformer, has_loss=False)
+    if modules is not None and options.multiplier != 0:
+        attach_stored(transformer, modules, options.multiplier)
+    return transformer
 
 
 def _check_file(file: Path) -> None:

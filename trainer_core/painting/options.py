@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainer_core.config.plan import Quantization
+from trainer_core.config.plan import Compute, Quantization, Sampler
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +30,10 @@ class SamplingOptions:
     """Scale of classifier-free guidance; the negative prompt is used where it is above 1."""
     seed: int
     """Seed of the noise. The noise is drawn on the CPU, so it is the same on every device."""
+    sampler: Sampler | None = None
+    """None: the one that the base model's scheduler names."""
+    shift: float | None = None
+    """Shift of the sampler's sigmas; None: the base model's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,4 +55,9 @@ class PaintingOptions:
     """Quantisation of the transformer."""
     text_encoder_precision: Quantization
     """Quantisation of T5 and Llama."""
+    compute: Compute = "bf16"
+    """What a run has as ``mixed_precision``."""
+    sampler: Sampler | None = None
+    shift: float | None = None
+    """As in ``SamplingOptions``."""
     device: Literal["auto", "cpu", "cuda"]

@@ -1,27 +1,25 @@
 """Sample one image with diffusers' own pipeline, from text embeddings."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    HiDreamImagePipeline,
-    HiDreamImageTransformer2DModel,
-)
+from diffusers import AutoencoderKL, HiDreamImagePipeline
 from PIL import Image
+from torch import nn
 
+from trainer_core.hidream.samplers import Scheduler, SeededLcm
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.vae import decode
 from trainer_core.painting.options import SamplingOptions
 
 
 def pipeline_for_sampling(
-    transformer: HiDreamImageTransformer2DModel,
+    transformer: nn.Module,
     vae: AutoencoderKL,
-    scheduler: FlowMatchEulerDiscreteScheduler,
+    scheduler: Scheduler,
 ) -> HiDreamImagePipeline:
     """diffusers' pipeline without text encoders or progress bar; it is called with embeddings."""
     pipeline = HiDreamImagePipeline(
@@ -42,27 +40,30 @@ def pipeline_for_sampling(
 
 
 def sample_image(
-    transformer: HiDreamImageTransformer2DModel,
+    transformer: nn.Module,
     vae: AutoencoderKL,
-    scheduler: FlowMatchEulerDiscreteScheduler,
+    scheduler: Scheduler,
     embeddings: TextEmbeddings,
     negative: TextEmbeddings,
     *,
     options: SamplingOptions,
+    after_step: Callable[[], None] = lambda: None,
 ) -> Image.Image:
     """One image of exactly the requested size.
 
     As in diffusers' pipeline, the patches of an image that is not square are padded to the longest
     sequence. The transformer samples in evaluation mode; afterwards each of its sub-modules has its
-    earlier mode again.
+    earlier mode again, and the VAE, which is on the transformer's device only while it decodes, its
+    earlier device. torch's global generator of the CPU keeps its state.
 
     Args:
-        transformer: the transformer, on any device.
-        vae: the VAE on the same device; its dtype may differ.
-        scheduler: the base model's scheduler.
+        transformer: diffusers' own, or one that is called in the same way, on any device.
+        vae: the VAE; its device and dtype may differ.
+        scheduler: from ``load_sampler``, for the sampler and the shift of the options.
         embeddings: embeddings of the prompt: one row, on the transformer's device, in its dtype.
         negative: embeddings of the negative prompt, likewise.
         options: size, steps, guidance and seed.
+        after_step: called after each step of the sampler; it may raise to end the sampling.
 
     Raises:
         ValueError: a side is not a multiple of 16.
@@ -72,13 +73,21 @@ def sample_image(
         raise ValueError(f"{width_px} by {height_px} px: both sides have to be multiples of 16")
     pipeline = pipeline_for_sampling(transformer, vae, scheduler)
     _accept_size(pipeline, width_px, height_px)
-    with _eval_mode(transformer), torch.no_grad():
+    generator = torch.Generator().manual_seed(options.seed)
+    if isinstance(scheduler, SeededLcm):
+        scheduler.generator = generator
+
+    def ended(*_: Any) -> dict[str, Any]:
+        after_step()
+        return {}
+
+    with torch.random.fork_rng(devices=[]), _eval_mode(transformer), torch.no_grad():
         latents = pipeline(
             height=height_px,
             width=width_px,
             num_inference_steps=options.steps,
             guidance_scale=options.guidance,
-            generator=torch.Generator().manual_seed(options.seed),
+            generator=generator,
             prompt_embeds_t5=embeddings.t5,
             prompt_embeds_llama3=embeddings.llama.transpose(0, 1),
             pooled_prompt_embeds=embeddings.pooled,
@@ -86,10 +95,24 @@ def sample_image(
             negative_prompt_embeds_llama3=negative.llama.transpose(0, 1),
             negative_pooled_prompt_embeds=negative.pooled,
             output_type="latent",
+            callback_on_step_end=ended,
         ).images
-        images = pipeline.image_processor.postprocess(decode(vae, latents), output_type="pil")
+        with _moved_to(vae, latents.device):
+            decoded = decode(vae, latents)
+        images = pipeline.image_processor.postprocess(decoded, output_type="pil")
     image: Image.Image = images[0]
     return image
+
+
+@contextmanager
+def _moved_to(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """On the device within the block; afterwards where it was."""
+    home = next(module.parameters()).device
+    try:
+        module.to(device)
+        yield
+    finally:
+        module.to(home)
 
 
 def _accept_size(pipeline: HiDreamImagePipeline, width_px: int, height_px: int) -> None:
@@ -103,7 +126,7 @@ def _accept_size(pipeline: HiDreamImagePipeline, width_px: int, height_px: int) 
 
 
 @contextmanager
-def _eval_mode(module: torch.nn.Module) -> Iterator[None]:
+def _eval_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode within the block; each sub-module gets its earlier mode back."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

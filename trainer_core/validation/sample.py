@@ -1,52 +1,79 @@
-"""The sample image of a result: the trained model's image for the plan's prompt."""
+"""Images of the network that a run trains: the sample of its result, and pictures on the way."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, HiDreamImageTransformer2DModel
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from trainer_core.config.plan import Operation
 from trainer_core.data.index import DataIndex
-from trainer_core.hidream.loading import load_scheduler
+from trainer_core.hidream.network import Network
+from trainer_core.hidream.samplers import load_sampler
 from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.painting.network import transformer_of
 from trainer_core.painting.options import SamplingOptions
 from trainer_core.painting.sampling import sample_image
-from trainer_core.precision.compute import Compute
+
+
+def sample_network(
+    network: Network,
+    vae: AutoencoderKL,
+    base_model_dir: Path,
+    *,
+    texts: tuple[TextEmbeddings, TextEmbeddings],
+    options: SamplingOptions,
+    after_step: Callable[[], None] = lambda: None,
+) -> Image.Image:
+    """One image of the network's parameters as they are.
+
+    Args:
+        network: on its device.
+        vae: on any device.
+        base_model_dir: has the configuration of the sampler.
+        texts: cached embeddings of the prompt and of the negative prompt, one row each.
+        options: size, steps, guidance, seed and sampler.
+        after_step: as for ``sample_image``.
+    """
+    compute = network.compute
+    prompt, negative = (text.to(device=compute.device, dtype=compute.weights) for text in texts)
+    with torch.no_grad(), compute.context():
+        return sample_image(
+            transformer_of(network),
+            vae,
+            load_sampler(base_model_dir, options.sampler, options.shift),
+            prompt,
+            negative,
+            options=options,
+            after_step=after_step,
+        )
 
 
 def sample_for_result(
-    transformer: HiDreamImageTransformer2DModel,
+    network: Network,
     vae: AutoencoderKL,
     base_model_dir: Path,
     *,
     operation: Operation,
     index: DataIndex,
     read_text: Callable[[int], TextEmbeddings],
-    compute: Compute,
 ) -> Image.Image:
-    """One image with the plan's prompt, size, steps, guidance and seed.
+    """The sample image of a result, with the plan's prompt, size, steps, guidance and seed.
 
-    ``read_text`` reads the prompts' cached embeddings, so no text encoder is loaded. The VAE is
-    moved to the device, where nothing needs it before.
+    ``read_text`` reads the prompts' cached embeddings, so no text encoder is loaded.
     """
-    texts = [
-        read_text(index.prompts[prompt]).to(device=compute.device, dtype=compute.weights)
-        for prompt in (operation.sample_prompt, operation.sample_negative_prompt)
-    ]
-    with torch.no_grad(), compute.context():
-        return sample_image(
-            transformer,
-            vae.to(compute.device),
-            load_scheduler(base_model_dir),
-            texts[0],
-            texts[1],
-            options=SamplingOptions(
-                width_px=operation.sample_width_px,
-                height_px=operation.sample_height_px,
-                steps=operation.sample_steps,
-                guidance=operation.sample_guidance,
-                seed=operation.sample_seed,
-            ),
-        )
+    prompt, negative = operation.sample_prompt, operation.sample_negative_prompt
+    return sample_network(
+        network,
+        vae,
+        base_model_dir,
+        texts=(read_text(index.prompts[prompt]), read_text(index.prompts[negative])),
+        options=SamplingOptions(
+            width_px=operation.sample_width_px,
+            height_px=operation.sample_height_px,
+            steps=operation.sample_steps,
+            guidance=operation.sample_guidance,
+            seed=operation.sample_seed,
+        ),
+    )

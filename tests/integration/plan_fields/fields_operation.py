@@ -19,7 +19,7 @@ from tests.support.plots import tensorboard_points, wandb_runs
 from trainer_core.config.plan import Plan
 from trainer_core.engine.step import SingleProcess
 from trainer_core.errors import DeviceError
-from trainer_core.hidream.loading import load_scheduler
+from trainer_core.hidream.samplers import load_sampler
 from trainer_core.local.data import find_data_folders
 from trainer_core.local.run import output_dir_of
 from trainer_core.local.trackers import trackers
@@ -206,7 +206,7 @@ def _expected_image(environment: Environment) -> Image.Image:
         return sample_image(
             loaded.network.transformer,
             loaded.vae,
-            load_scheduler(environment.base.folder),
+            load_sampler(environment.base.folder),
             loaded.batches.text(prompts["a green dog"]),
             loaded.batches.text(prompts["blurry"]),
             options=SamplingOptions(
@@ -222,13 +222,12 @@ def _expected_image(environment: Environment) -> Image.Image:
 def the_sample_image_is_as_planned(plan: Plan, environment: Environment) -> None:
     loaded = environment.load(plan)
     image = sample_for_result(
-        loaded.network.transformer,
+        loaded.network,
         loaded.vae,
         environment.base.folder,
         operation=plan.operation,
         index=environment.index(plan),
         read_text=loaded.batches.text,
-        compute=loaded.network.compute,
     )
     expected = _expected_image(environment)
     assert expected.size == (64, 128)

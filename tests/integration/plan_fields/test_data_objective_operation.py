@@ -7,6 +7,7 @@ from tests.integration.plan_fields import (
     fields_mixing,
     fields_objective,
     fields_operation,
+    fields_pictures,
 )
 from tests.integration.plan_fields.check import check_field
 from tests.integration.plan_fields.environment import Environment
@@ -16,6 +17,7 @@ _NAMES = [
     *fields_mixing.GROUP.names,
     *fields_objective.GROUP.names,
     *fields_operation.GROUP.names,
+    *fields_pictures.GROUP.names,
 ]
 
 

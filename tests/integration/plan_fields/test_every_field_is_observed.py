@@ -6,6 +6,7 @@ from tests.integration.plan_fields import (
     fields_mixing,
     fields_objective,
     fields_operation,
+    fields_pictures,
     fields_training,
 )
 from tests.integration.plan_fields.registry import EXEMPT, OBSERVED, leaf_fields
@@ -17,6 +18,7 @@ MODULES = (
     fields_mixing,
     fields_objective,
     fields_operation,
+    fields_pictures,
     fields_training,
 )
 

@@ -43,6 +43,14 @@ from trainer_core.config.plan.identity import (
     plain_backend,
 )
 from trainer_core.config.plan.operation import Device, Operation, Place, Publication, Tracker
+from trainer_core.config.plan.pictures import (
+    EmaPictures,
+    PicturePrompt,
+    Pictures,
+    PictureSize,
+    Sampler,
+    Shown,
+)
 
 __all__ = [
     "HOST_ASKING_OPTIMIZERS",
@@ -62,6 +70,7 @@ __all__ = [
     "CropStyle",
     "DataSampling",
     "Device",
+    "EmaPictures",
     "EmaPlan",
     "HuberSchedule",
     "Identity",
@@ -75,13 +84,18 @@ __all__ = [
     "Operation",
     "OptimizerName",
     "OptimizerPlan",
+    "PicturePrompt",
+    "PictureSize",
+    "Pictures",
     "Place",
     "Plan",
     "Precision",
     "Publication",
     "Quantization",
+    "Sampler",
     "ScheduleName",
     "SchedulePlan",
+    "Shown",
     "SizeBy",
     "StartAdapter",
     "TextCache",

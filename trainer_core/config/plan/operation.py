@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from trainer_core.config.plan.frozen import Many, Sparse
+from trainer_core.config.plan.pictures import Pictures
 
 Device = Literal["auto", "cpu", "cuda"]
 Place = Literal["cpu", "accelerator"]
@@ -27,7 +28,7 @@ class Publication(Sparse):
 class Operation(Sparse):
     """How a run is carried out."""
 
-    left_out: ClassVar = ("checkpoint_epoch_interval",)
+    left_out: ClassVar = ("checkpoint_epoch_interval", "pictures")
 
     checkpoint_step_interval: int = Field(ge=1)
     """Optimizer steps between checkpoints. A killed run loses at most this many steps."""
@@ -67,4 +68,6 @@ class Operation(Sparse):
     sample_width_px: int = Field(ge=16)
     sample_height_px: int = Field(ge=16)
     sample_seed: int = Field(ge=0)
+    pictures: Pictures | None = None
+    """Pictures that are made while it trains; None: none are."""
     publication: Publication

@@ -38,7 +38,6 @@ EMA.unlike(
     "have the last step's, and ema/ has the mean.",
 )
 EMA.no_effect("ema_foreach_disable", "There is one way to update the mean.")
-EMA.no_effect("ema_validation", "No pictures are made while it trains.")
 
 
 def ema_of(config: Options, steps: int | None) -> EmaPlan | None:
@@ -71,3 +70,8 @@ def ema_device_of(config: Options) -> Place:
     if not is_full_rank(config):
         return "accelerator"
     return "cpu" if config[_CPU_ONLY] else config[_DEVICE]
+
+
+def keeps_mean(config: Options) -> bool:
+    """Whether the run keeps a mean."""
+    return config[_USE]

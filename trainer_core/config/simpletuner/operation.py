@@ -10,11 +10,12 @@ from trainer_core.config.plan import Operation, Publication
 from trainer_core.config.simpletuner.deepspeed import uses_deepspeed, zero_stage_of
 from trainer_core.config.simpletuner.ema import ema_device_of
 from trainer_core.config.simpletuner.model import fourth_encoder_of, is_full_rank
+from trainer_core.config.simpletuner.pictures import pictures_of
 from trainer_core.config.simpletuner.placeholders import USUAL_OUTPUT_DIR
 from trainer_core.config.simpletuner.precision import quantize_via_of
 from trainer_core.config.simpletuner.reading import Options
 from trainer_core.config.simpletuner.reporting import trackers_of
-from trainer_core.config.simpletuner.samples import sample_of
+from trainer_core.config.simpletuner.samples import prompts_of, sample_of, sizes_of
 from trainer_core.config.simpletuner.steps import (
     MAX_STEPS,
     device_of,
@@ -115,7 +116,10 @@ def operation_of(
     folders: dict[str, str],
 ) -> Operation:
     """``folders``: backend id → folder of its images. ``max_area_px``: of the base model."""
-    sample = sample_of(config, prompt_library, max_area_px)
+    prompts = prompts_of(config, prompt_library or {})
+    sizes_px = sizes_of(config, max_area_px)
+    pictures = pictures_of(config, prompts, sizes_px)
+    sample = sample_of(config, prompts, sizes_px, has_pictures=pictures is not None)
     if not config[_CHECKPOINTING]:
         config.idle("without gradient_checkpointing", _CHECKPOINTING_INTERVAL)
     trackers = trackers_of(config)
@@ -144,6 +148,7 @@ def operation_of(
         sample_width_px=sample.width_px,
         sample_height_px=sample.height_px,
         sample_seed=sample.seed,
+        pictures=pictures,
         publication=_publication(config),
     )
 

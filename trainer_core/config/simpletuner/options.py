@@ -17,6 +17,7 @@ from trainer_core.config.simpletuner.operation import OPERATION
 from trainer_core.config.simpletuner.optimizer import OPTIMIZER
 from trainer_core.config.simpletuner.other_names import OTHER_NAMES
 from trainer_core.config.simpletuner.others import OTHERS
+from trainer_core.config.simpletuner.pictures import PICTURES
 from trainer_core.config.simpletuner.precision import PRECISION
 from trainer_core.config.simpletuner.reporting import REPORTING
 from trainer_core.config.simpletuner.samples import SAMPLES
@@ -32,6 +33,6 @@ OPTIONS: Final[Mapping[str, Verdict]] = joined(
     *(STEPS, DEEPSPEED, OPTIMIZER, SCHEDULE, EMA),
     *(TIMESTEPS, OBJECTIVE),
     *(RUN_SIZES, RUN_CROPS, RUN_CAPTIONS, SAMPLING, CACHE),
-    *(OPERATION, REPORTING, SAMPLES, OTHERS, OTHER_NAMES),
+    *(OPERATION, REPORTING, SAMPLES, PICTURES, OTHERS, OTHER_NAMES),
 )
 """Name, without leading dashes → row."""

@@ -1,0 +1,185 @@
+"""Pictures while it trains: which are made, and that training does not notice.
+
+The runs train a LoRA with dropout and a running mean, in this process.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.jobs import demo_plan, photo_items, write_entries
+from tests.support.small_jobs import named
+from trainer_core.base_models.describe import read_base_model
+from trainer_core.checkpoint.folders import read_manifest
+from trainer_core.checkpoint.layout import adapter_files
+from trainer_core.data.indexing import build_index
+from trainer_core.engine.loop import run_job
+from trainer_core.painting.generate import generate
+from trainer_core.painting.options import ImageRequest, PaintingOptions
+from trainer_core.process.control import Control
+from trainer_core.process.events import Event, EventWriter
+from trainer_core.process.job import Job
+
+PICTURES: Final[dict[str, Any]] = {
+    "validation_step_interval": 2,
+    "validation_prompt": "a red boat on a lake",
+    "validation_negative_prompt": "blurry",
+    "validation_resolution": "64x32, 32",
+    "validation_num_inference_steps": 2,
+    "validation_guidance": 2.0,
+    "validation_seed": 5,
+}
+NO_OPTIONS: Final = PaintingOptions(
+    negative_prompt="blurry",
+    width_px=None,
+    height_px=None,
+    steps=2,
+    guidance=2.0,
+    seed=5,
+    multiplier=1.0,
+    precision="int8-quanto",
+    text_encoder_precision="no_change",
+    compute="fp32",
+    device="cpu",
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that came to its end, or was stopped."""
+
+    folder: Path
+    is_finished: bool
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "events.jsonl").open()]
+
+    def pictures(self) -> list[dict[str, Any]]:
+        """The events of the pictures; that of the result's sample has no sha256."""
+        return [each for each in named(self.events, "sample") if "sha256" in each]
+
+    def state_of(self, step: int) -> bytes:
+        return (self.folder / f"checkpoints/step-{step:08d}/state.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shards")
+
+
+def job_of(tiny: Path, shards: Path, folder: Path, **options: Any) -> Job:
+    """Four steps of a LoRA with dropout and a mean; its texts are as they are encoded."""
+    base = read_base_model(tiny)
+    lora: dict[str, Any] = {
+        "lora_type": "standard",
+        "lora_rank": 4,
+        "lora_dropout": 0.3,
+        "use_ema": True,
+        "ema_decay": 0.5,
+        "max_train_steps": 4,
+        "checkpoint_step_interval": 2,
+        "report_to": None,
+        "optimizer": "torch-adamw",
+        "mixed_precision": "no",
+        "text_encoder_3_precision": "no_change",
+        "text_encoder_4_precision": "no_change",
+    }
+    plan = demo_plan(base, edge_px=64, **{**lora, **options})
+    index = build_index(plan, photo_items(plan, 2), base.transformer_config)
+    write_entries(index, base, shards)
+    return Job(
+        plan=plan,
+        index=index,
+        base_model_dir=str(tiny),
+        shards_dir=str(shards),
+        output_dir=str(folder),
+        resume_from=None,
+        keep_checkpoints=10,
+        shard_wait_s=1,
+    )
+
+
+def run(job: Job, *, stop_at: Any = None) -> Trained:
+    """``stop_at``: an event is given to it; where it answers True a stop is requested."""
+    folder, control = Path(job.output_dir), Control(None)
+
+    def listen(event: Event) -> None:
+        if stop_at is not None and stop_at(event):
+            control.request_stop()
+
+    with EventWriter(folder / "events.jsonl") as events:
+        events.listen("stop", listen)
+        is_finished = run_job(job, events, control)
+    return Trained(folder, is_finished)
+
+
+@pytest.fixture(scope="module")
+def painted(tiny_folder: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return run(job_of(tiny_folder, shards, tmp_path_factory.mktemp("painted"), **PICTURES))
+
+
+def test_pictures_are_made_of_each_kind_of_weights(painted: Trained) -> None:
+    pictures = painted.pictures()
+
+    name = "validation-{}-5{}.png"
+    expected = [f"samples/step-000000/{name.format(size, '-base')}" for size in ("64x32", "32x32")]
+    for step in (2, 4):
+        for kind in ("", "-ema"):
+            for size in ("64x32", "32x32"):
+                expected.append(f"samples/step-{step:06d}/{name.format(size, kind)}")
+    assert [each["path"] for each in pictures] == expected
+    for each in pictures:
+        file = painted.folder / each["path"]
+        assert each["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert each["size_bytes"] == file.stat().st_size
+        with Image.open(file) as image:
+            text = image.text  # type: ignore[attr-defined]
+            assert image.size == (each["width_px"], each["height_px"])
+        assert (text["prompt"], text["negative_prompt"]) == ("a red boat on a lake", "blurry")
+        assert (text["weights"], text["step"]) == (each["weights"], str(each["step"]))
+        assert (text["sampler"], text["sampler_steps"], text["shift"]) == ("euler", "2", "3.0")
+    of_2 = adapter_files(read_manifest(painted.folder / "checkpoints/step-00000002"))
+    live = painted.folder / pictures[2]["path"]
+    with Image.open(live) as image:
+        wanted = of_2["live/pytorch_lora_weights.safetensors"].sha256
+        assert image.text["adapter_sha256"] == wanted  # type: ignore[attr-defined]
+    names = [each["event"] for each in painted.events if each["event"] != "stage"]
+    assert names.index("checkpoint") < names.index("sample", names.index("step"))
+
+
+def test_training_is_the_same_with_and_without(
+    painted: Trained, tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    plain = run(job_of(tiny_folder, shards, tmp_path))
+
+    assert plain.pictures() == []
+    losses = [[each["loss"] for each in named(r.events, "step")] for r in (plain, painted)]
+    assert losses[0] == losses[1]
+    assert plain.state_of(2) == painted.state_of(2)
+    assert plain.state_of(4) == painted.state_of(4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "adapter"),
+    [("", "live/pytorch_lora_weights.safetensors"), ("-ema", "pytorch_lora_weights.safetensors")],
+)
+def test_generate_makes_the_same_picture_of_the_checkpoint(
+    kind: str, adapter: str, painted: Trained, tiny_folder: Path, tmp_path: Path
+) -> None:
+    file = painted.folder / "checkpoints/step-00000004" / adapter
+    options = replace(NO_OPTIONS, width_px=64, height_px=32)
+    request = ImageRequest(prompt="a red boat on a lake", file=tmp_path / "own.png")
+    generate(tiny_folder, file, [request], options, lambda _: None)
+
+    made = painted.folder / f"samples/step-000004/validation-64x32-5{kind}.png"
+    own, picture = (np.asarray(Image.open(each)) for each in (request.file, made))
+    assert np.array_equal(own, picture)
+    base = painted.folder / "samples/step-000000/validation-64x32-5-base.png"
+    assert not np.array_equal(np.asarray(Image.open(base)), picture)

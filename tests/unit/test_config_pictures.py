@@ -1,0 +1,125 @@
+"""Which pictures a run makes while it trains, by the options of SimpleTuner's files."""
+
+from typing import Any
+
+import pytest
+
+from tests.unit.config_examples import import_small, problems_of
+from trainer_core.config.plan import Pictures, PictureSize, Plan
+from trainer_core.config.plan.pictures import FREE_S
+from trainer_core.config.plan.problems import texts_of
+
+FULL = {"model_type": "full", "lora_type": None}
+EVERY_2: dict[str, Any] = {"validation_step_interval": "2", "seed": 1}
+LIBRARY: dict[str, Any] = {"a_<token>": "a <token> cat", "A__TOKEN_": {"prompt": "b", "more": 1}}
+
+
+def pictures_of(config: dict[str, Any], library: dict[str, Any] | None = None) -> Pictures:
+    pictures = import_small({**EVERY_2, **config}, prompt_library=library).plan.operation.pictures
+    assert pictures is not None
+    return pictures
+
+
+def test_without_an_interval_a_plan_is_as_it_was() -> None:
+    plan = import_small({"seed": 1, "validation_step_interval": 0}).plan
+
+    assert plan.operation.pictures is None
+    assert "pictures" not in plan.model_dump(mode="json")["operation"]
+
+
+def test_each_prompt_is_painted_at_each_size_with_each_seed() -> None:
+    written = {
+        "validation_prompt": "a bird",
+        "validation_negative_prompt": "ugly",
+        "validation_resolution": "64, 128x64,64x64",
+        "validation_seed": 7,
+        "num_validation_images": 2,
+        "validation_num_inference_steps": 3,
+        "validation_guidance": 2.0,
+    }
+
+    found = pictures_of(written, LIBRARY)
+
+    named = [(each.name, each.text) for each in found.prompts]
+    assert named == [("validation", "a bird"), ("a__token_", "a <token> cat"), ("A__TOKEN_-2", "b")]
+    assert found.sizes == (
+        PictureSize(width_px=64, height_px=64),
+        PictureSize(width_px=128, height_px=64),
+    )
+    assert (found.seeds, found.steps, found.guidance) == ((7, 8), 3, 2.0)
+    assert found.texts() == ("a bird", "a <token> cat", "b", "ugly")
+    assert (found.step_interval, found.epoch_interval, found.has_base) == (2, None, True)
+    assert (
+        Plan.model_validate_json(
+            (
+                plan := import_small({**EVERY_2, **written}, prompt_library=LIBRARY).plan
+            ).model_dump_json()
+        )
+        == plan
+    )
+
+
+def test_without_a_prompt_the_picture_has_none() -> None:
+    assert [(each.name, each.text) for each in pictures_of({}).prompts] == [("validation", "")]
+
+
+def test_pictures_change_neither_identity_nor_sample() -> None:
+    plain = import_small({"seed": 1, "validation_prompt": "a"}).plan
+    painted = import_small({**EVERY_2, "validation_prompt": "a"}).plan
+
+    assert painted.identity_digest() == plain.identity_digest()
+    assert painted.operation.model_copy(update={"pictures": None}) == plain.operation
+
+
+@pytest.mark.parametrize(
+    ("config", "option"),
+    [
+        ({"validation_step_interval": 0, "num_validation_images": 3}, "num_validation_images"),
+        ({"validation_disable": True}, "validation_step_interval"),
+        ({"validation_disable": True, "validation_time_share": 0.1}, "validation_time_share"),
+        ({"ema_validation": "ema_only"}, "ema_validation"),
+        ({**FULL, "validation_lycoris_strength": 0.5}, "validation_lycoris_strength"),
+    ],
+)
+def test_an_option_without_effect_is_told(config: dict[str, Any], option: str) -> None:
+    lines = texts_of(import_small({**EVERY_2, **config}).notices, "no_effect")
+
+    assert any(option in line.partition(": has no effect w")[0] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "code"),
+    [
+        ({"validation_noise_scheduler": "ddim"}, "validation_noise_scheduler", "refused"),
+        ({"validation_noise_scheduler": "eular"}, "validation_noise_scheduler", "bad_value"),
+        ({"validation_resolution": "64,x"}, "validation_resolution", "bad_value"),
+        ({"validation_resolution": ","}, "validation_resolution", "bad_value"),
+        ({"validation_time_share": 0}, "validation_time_share", "bad_value"),
+        ({"validation_time_share": 1.5}, "validation_time_share", "bad_value"),
+        ({"num_validation_images": 0}, "num_validation_images", "bad_value"),
+        ({"ema_validation": "both"}, "ema_validation", "bad_value"),
+    ],
+)
+def test_a_wrong_value_is_a_problem(config: dict[str, Any], option: str, code: str) -> None:
+    assert problems_of({**EVERY_2, **config}) == [(f"/config/{option}", code)]
+
+
+def test_too_many_pictures_at_a_time_are_refused() -> None:
+    library = {f"p{n}": "a" for n in range(100)}
+
+    assert problems_of({**EVERY_2, "num_validation_images": 11}, prompt_library=library) == [
+        ("/config/num_validation_images", "bad_value")
+    ]
+    assert problems_of({}, prompt_library={f"p{n}": "a" for n in range(501)}) == [
+        ("/prompt_library", "bad_value")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("share", "elapsed_s", "allowed_s"),
+    [(None, 10.0, FREE_S), (None, 10 * FREE_S, 5 * FREE_S), (0.1, 100.0, 10.0), (1.0, 7.0, 7.0)],
+)
+def test_pictures_take_a_share_of_the_time(
+    share: float | None, elapsed_s: float, allowed_s: float
+) -> None:
+    assert pictures_of({"validation_time_share": share}).allowed_s(elapsed_s) == allowed_s

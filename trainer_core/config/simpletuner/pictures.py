@@ -1,0 +1,248 @@
+"""Options of the pictures that a run makes while it trains."""
+
+from typing import Any, Final
+
+from trainer_core.config.plan import EmaPictures, PicturePrompt, Pictures, PictureSize, Sampler
+from trainer_core.config.plan.pictures import FREE_S, USUAL_SHARE
+from trainer_core.config.simpletuner.ema import keeps_mean
+from trainer_core.config.simpletuner.model import is_full_rank
+from trainer_core.config.simpletuner.reading import Options
+from trainer_core.config.simpletuner.samples import (
+    GUIDANCE,
+    NEGATIVE,
+    PROMPT,
+    PROMPT_NAME,
+    SEED,
+    STEPS,
+    Prompts,
+)
+from trainer_core.config.simpletuner.steps import MAX_STEPS
+from trainer_core.config.simpletuner.verdicts import Option, Table
+from trainer_core.file_names import safe_names
+
+PICTURES: Final = Table()
+
+_INTERVAL: Final = PICTURES.integer(
+    "validation_step_interval",
+    0,
+    "Steps between pictures while it trains; 0: none for that.",
+    at_least=0,
+    at_most=MAX_STEPS,
+)
+PICTURES.unlike(
+    _INTERVAL,
+    "Where it is not given, and validation_epoch_interval is not, no pictures are made while it "
+    "trains; SimpleTuner makes some every 100 steps. The result has a sample image in any case.",
+)
+PICTURES.alias("validation_steps", _INTERVAL)
+_EPOCH_INTERVAL: Final = PICTURES.integer(
+    "validation_epoch_interval",
+    0,
+    "Also pictures after the step that ends every n-th epoch; 0: none for that.",
+    at_least=0,
+    at_most=MAX_STEPS,
+)
+_STARTUP: Final = PICTURES.flag(
+    "validation_on_startup",
+    False,
+    "Also pictures of the weights that training starts from, before the first step.",
+)
+_DISABLE: Final = PICTURES.flag(
+    "validation_disable",
+    False,
+    "No pictures while it trains. The result still has its sample image.",
+)
+_NO_BASE: Final = PICTURES.flag(
+    "disable_benchmark",
+    False,
+    "No pictures of the base model before the first step, with which others can be compared.",
+)
+_IMAGES: Final = PICTURES.integer(
+    "num_validation_images",
+    1,
+    "Pictures of each prompt and size, with the seeds validation_seed, validation_seed + 1, …",
+    at_least=1,
+    at_most=64,
+)
+_AFTER_STEP: Final = PICTURES.integer(
+    "validate_after_step",
+    0,
+    "No pictures of trained weights before this step.",
+    at_least=0,
+    at_most=MAX_STEPS,
+)
+_AFTER_EPOCH: Final = PICTURES.integer(
+    "validate_after_epoch",
+    0,
+    "No pictures of trained weights before so many epochs are over.",
+    at_least=0,
+    at_most=MAX_STEPS,
+)
+_EMA: Final[Option[EmaPictures]] = PICTURES.choice(
+    "ema_validation",
+    EmaPictures,
+    "comparison",
+    "With use_ema: pictures of the last step's weights (none), of their mean (ema_only), or of "
+    "both (comparison).",
+)
+_SCHEDULER: Final = PICTURES.text(
+    "validation_noise_scheduler",
+    None,
+    "The sampler of pictures: euler, unipc or lcm, all of flow matching. Where it is not given, "
+    "the one that the base model's scheduler_config.json names.",
+)
+PICTURES.unlike(
+    _SCHEDULER, "SimpleTuner takes UniPC where it is not given, and knows no lcm for HiDream."
+)
+_STRENGTH: Final = PICTURES.number(
+    "validation_lycoris_strength",
+    1.0,
+    "Strength of the adapter in pictures: 1 as it is trained.",
+    at_least=0,
+    at_most=100,
+)
+_TIME_SHARE: Final[Option[float | None]] = PICTURES.number(
+    "validation_time_share",
+    None,
+    "Reverie's own: the largest share of the run's time that pictures take, from its last start "
+    "on; 1: no limit. What is due beyond it is left out with a warning. Where it is not given: "
+    f"{USUAL_SHARE:g}, and {FREE_S / 60:g} minutes in any case.",
+    above=0,
+    at_most=1,
+)
+PICTURES.differs(
+    "validation_prompt_library",
+    "the prompts that SimpleTuner brings are not painted: write yours into user_prompt_library.",
+)
+PICTURES.differs(
+    "validation_using_datasets", "pictures are made from prompts, not from training images."
+)
+PICTURES.differs("validation_external_script", "no script of yours is run.")
+PICTURES.differs("validation_method", "no script of yours is run.", "simpletuner-local")
+PICTURES.differs(
+    "validation_randomize",
+    "pictures have the same seeds at each step, so that they can be compared.",
+)
+PICTURES.differs(
+    "validation_seed_source", "noise is drawn on the CPU, and is the same on every device.", "cpu"
+)
+PICTURES.differs(
+    "validation_preview", "a picture is shown when it is done, not while it is sampled."
+)
+PICTURES.no_effect("validation_preview_steps", "No previews are made while a picture is sampled.")
+PICTURES.differs(
+    "validation_adapter_path validation_adapter_name validation_adapter_config",
+    "pictures show the model that is trained, without a further adapter.",
+)
+PICTURES.no_effect(
+    "validation_adapter_strength validation_adapter_mode", "No further adapter is loaded."
+)
+PICTURES.differs(
+    "validation_guidance_rescale", "guidance is not rescaled: HiDream's pipeline cannot.", 0
+)
+PICTURES.no_effect(
+    "validation_guidance_real validation_no_cfg_until_timestep validation_guidance_skip_layers "
+    "validation_guidance_skip_layers_start validation_guidance_skip_layers_stop "
+    "validation_guidance_skip_scale",
+    "HiDream's pipeline has no such guidance; validation_guidance acts.",
+)
+PICTURES.no_effect(
+    "validation_disable_unconditional",
+    "No picture without a prompt is made, unless an empty one is in user_prompt_library.",
+)
+PICTURES.no_effect("validation_multigpu", "All GPUs of a run make each picture together.")
+PICTURES.removed("validation_torch_compile")
+PICTURES.no_effect("validation_torch_compile_fullgraph", "Sampling is not compiled.")
+
+_SAMPLERS: Final[dict[str, Sampler]] = {
+    "euler": "euler",
+    "flow_euler": "euler",
+    "unipc": "unipc",
+    "flow_unipc": "unipc",
+    "lcm": "lcm",
+}
+_NOT_FLOW: Final = ("ddim", "ddpm", "euler-a", "dpm++", "perflow")
+_MAX_AT_ONCE: Final = 1000
+
+
+def pictures_of(
+    config: Options, prompts: Prompts, sizes_px: tuple[tuple[int, int], ...]
+) -> Pictures | None:
+    """None where no pictures are made. ``prompts`` and ``sizes_px``: of ``samples``."""
+    sampler = _sampler_of(config)
+    intervals = config[_INTERVAL], config[_EPOCH_INTERVAL]
+    if config[_DISABLE]:
+        _tell_idle(config, "with validation_disable", _INTERVAL, _EPOCH_INTERVAL, _STARTUP)
+    if config[_DISABLE] or not (any(intervals) or config[_STARTUP]):
+        why = (
+            "without validation_step_interval"
+            if not config[_DISABLE]
+            else "with validation_disable"
+        )
+        _tell_idle(config, why, *_OF_PICTURES)
+        return None
+    if is_full_rank(config):
+        _tell_idle(config, "where all weights are trained", _STRENGTH)
+    if not keeps_mean(config):
+        _tell_idle(config, "without use_ema", _EMA)
+    if not any(intervals):
+        _tell_idle(config, "without validation_step_interval", _AFTER_STEP, _AFTER_EPOCH)
+    named = prompts or [(PROMPT_NAME, "")]
+    names = safe_names(nickname for nickname, _ in named)
+    pictures = Pictures(
+        prompts=tuple(
+            PicturePrompt(name=name, text=text)
+            for name, (_, text) in zip(names, named, strict=True)
+        ),
+        negative_prompt=config[NEGATIVE] or "",
+        sizes=tuple(PictureSize(width_px=width, height_px=height) for width, height in sizes_px),
+        seeds=tuple(config[SEED] + number for number in range(config[_IMAGES])),
+        steps=config[STEPS],
+        guidance=config[GUIDANCE],
+        sampler=sampler,
+        step_interval=intervals[0] or None,
+        epoch_interval=intervals[1] or None,
+        on_startup=config[_STARTUP],
+        has_base=not config[_NO_BASE],
+        ema=config[_EMA],
+        after_step=config[_AFTER_STEP],
+        after_epoch=config[_AFTER_EPOCH],
+        strength=1.0 if is_full_rank(config) else config[_STRENGTH],
+        time_share=config[_TIME_SHARE],
+    )
+    at_once = len(pictures.prompts) * len(pictures.sizes) * len(pictures.seeds)
+    if at_once > _MAX_AT_ONCE:
+        message = (
+            f"{at_once} pictures would be made at a time, at most {_MAX_AT_ONCE} can be: lower "
+            "num_validation_images, or give fewer prompts or sizes."
+        )
+        config.problem(_IMAGES if config.given(_IMAGES) else PROMPT, "bad_value", message)
+    return pictures
+
+
+_OF_PICTURES: Final[tuple[Option[Any], ...]] = (
+    *(_IMAGES, _AFTER_STEP, _AFTER_EPOCH, _SCHEDULER, _STRENGTH, _TIME_SHARE),
+)
+
+
+def _tell_idle(config: Options, why: str, *options: Option[Any]) -> None:
+    """Tell of each option that asks for something that it has no effect."""
+    config.idle(why, *(option for option in options if config[option] != option.default))
+
+
+def _sampler_of(config: Options) -> Sampler | None:
+    written = (config[_SCHEDULER] or "").strip().lower()
+    if written in ("", "none", "null"):
+        return None
+    if written in _NOT_FLOW:
+        message = (
+            f"validation_noise_scheduler {written} is refused: it samples models that predict "
+            "noise, and HiDream-I1 predicts a velocity. Take euler, unipc or lcm, or leave it out."
+        )
+        config.problem(_SCHEDULER, "refused", message)
+        return None
+    if written not in _SAMPLERS:
+        message = f"validation_noise_scheduler has to be euler, unipc or lcm, not {written[:60]}."
+        config.problem(_SCHEDULER, "bad_value", message)
+        return None
+    return _SAMPLERS[written]

@@ -1,0 +1,67 @@
+"""Attaches the adapter of a file, so that images are sampled as a run samples them.
+
+A run adds the adapter to the outputs of the frozen base. Weights with the adapter merged in round
+otherwise, so that pixels of an image would differ.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from trainer_core.adapters.lokr import LokrLinear
+from trainer_core.adapters.places import device_of, linear_at, parent_of
+from trainer_core.adapters.switch import AdapterSwitch
+from trainer_core.export.adapter_tensors import ModuleTensors
+
+
+class LoraLinear(nn.Module):
+    """A linear layer with a LoRA of a file; it computes as peft's layer does in evaluation mode."""
+
+    def __init__(
+        self, base: nn.Module, lora_A: torch.Tensor, lora_B: torch.Tensor, scale: float
+    ) -> None:
+        """``lora_A``: [rank, in]; ``lora_B``: [out, rank]; both fp32."""
+        super().__init__()
+        self.base = base
+        self.lora_A = nn.Parameter(lora_A, requires_grad=False)
+        self.lora_B = nn.Parameter(lora_B, requires_grad=False)
+        self.scale = scale
+
+    def forward(self, input_: torch.Tensor) -> torch.Tensor:
+        """[..., in] → [..., out] in the type of the base's output."""
+        output: torch.Tensor = self.base(input_)
+        inner = functional.linear(input_.to(self.lora_A.dtype), self.lora_A)
+        added = output + functional.linear(inner, self.lora_B) * self.scale
+        return added.to(output.dtype)
+
+
+def attach_stored(
+    transformer: nn.Module, modules: Mapping[str, ModuleTensors], multiplier: float
+) -> None:
+    """Add the adapter of each module to its linear layer. Quantise first.
+
+    Args:
+        transformer: on its device.
+        modules: by path; see ``read_tensors``.
+        multiplier: strength; 1 is the adapter as trained.
+
+    Raises:
+        BaseModelError: a path is not a linear layer of this model.
+    """
+    device, switch = device_of(transformer), AdapterSwitch()
+    for path, module in modules.items():
+        base = linear_at(transformer, path)
+        tensors = {
+            name.removeprefix("lokr_"): matrix.to(device)
+            for name, matrix in module.matrices.items()
+        }
+        scale = module.scale * (1.0 if module.scalar is None else module.scalar)
+        adapted: nn.Module
+        if "lora_A" in tensors:
+            adapted = LoraLinear(base, tensors["lora_A"], tensors["lora_B"], scale * multiplier)
+        else:
+            adapted = LokrLinear(base, tensors, scale=scale, multiplier=multiplier, switch=switch)
+        parent, name = parent_of(transformer, path)
+        parent.register_module(name, adapted.requires_grad_(False).eval())
