@@ -101,7 +101,8 @@ class Runs:
             events.listen("end", lambda event: _stop_after_the_last_step(event, control))
             if listen is not None:
                 events.listen("test", lambda event: listen(event, control))
-            train(open_run(job, loaded, events, Control(control)))
+            run = open_run(job, loaded, events, Control(control))
+            train(replace(run, evaluation_samples=run.evaluation_samples[:1]))
 
     def _job(self, folder: Path) -> dict[str, Any]:
         folder.mkdir()
@@ -119,7 +120,7 @@ class Runs:
 
 
 def _stop_after_the_last_step(event: WrittenEvent, control: Path) -> None:
-    """The last validation and the sample image would take most of the time."""
+    """The sample image would take time."""
     if event.name == "checkpoint" and event.step == STEPS:
         write_control(control, ControlRequest.STOP)
 
