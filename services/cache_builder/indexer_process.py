@@ -4,12 +4,12 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
 import structlog
 
-from services.cache_builder.indexing.index import COMMAND
 from services.metrics.work import indexer_deaths
 from services.processes.child import ChildProcess
 from trainer_core.process.supervision import current_process_token
@@ -27,7 +27,9 @@ _TICK_S: Final = 0.2
 class IndexerProcess:
     """Started with the block and ended with it; started again where it ends before."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str]) -> None:
+        """``command``: the program and its arguments; ``--supervisor`` is added."""
+        self._command = tuple(command)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_running, name="indexer", daemon=True)
 
@@ -53,7 +55,7 @@ class IndexerProcess:
         while not self._stopping.is_set():
             try:
                 process = ChildProcess(
-                    [*COMMAND, "--supervisor", current_process_token()], env=os.environ
+                    [*self._command, "--supervisor", current_process_token()], env=os.environ
                 )
             except OSError:  # no memory or no process is free at the moment
                 log.exception("indexer_not_started", retry_s=_LONGEST_PAUSE_S)

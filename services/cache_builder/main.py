@@ -14,6 +14,7 @@ import structlog
 
 from services.cache_builder.build import Builder
 from services.cache_builder.indexer_process import IndexerProcess
+from services.cache_builder.indexing.index import COMMAND
 from services.cache_builder.verify import Verifier
 from services.domain.ids import new_id
 from services.domain.ledger import Worker
@@ -45,11 +46,12 @@ shard and its pictures take half of it."""
 _TICK_S: Final = 0.5
 
 
-def main(library: Sequence[str] = LIBRARY) -> int:
+def main(library: Sequence[str] = LIBRARY, indexing: Sequence[str] = COMMAND) -> int:
     """Work until SIGTERM or SIGINT; 0 after a clean end, once the current ring is answered.
 
     Args:
         library: the program that inspects and encodes, before its arguments.
+        indexing: the program that admits runs, before its arguments.
 
     Exits with a traceback where the settings are wrong, or where the object store does not honour
     conditional writes.
@@ -68,7 +70,9 @@ def main(library: Sequence[str] = LIBRARY) -> int:
     objects = open_store(settings)
     objects.prove_conditional_writes()
     database = Database(settings.database_url, max_size=3)
-    _answer_rings(settings, worker, database, objects, library)
+    _answer_rings(
+        settings, worker, database, objects, library=library, indexer=IndexerProcess(indexing)
+    )
     database.close()
     log.info("worker_down", worker_id=worker.worker_id)
     return 0
@@ -79,10 +83,12 @@ def _answer_rings(
     worker: Worker,
     database: Database,
     objects: ObjectStore,
+    *,
     library: Sequence[str],
+    indexer: IndexerProcess,
 ) -> None:
     """Handle messages until the process is asked to stop."""
-    stopping, indexer = threading.Event(), IndexerProcess()
+    stopping = threading.Event()
     encode = (*library, "encode", "--models-dir", str(settings.models_dir))
     inspect = (*library, "inspect")
     with (

@@ -22,6 +22,7 @@ from services.store import datasets
 from services.store.database import Database
 from services.store.datasets import NewFile
 from services.store.ledger import PostgresLedger
+from tests.support.forked_builder import OWN_DISK
 from tests.support.forked_trainer import SOCKET
 from tests.support.forking import SERVICES, TRAINING, Process, server_of, start_module
 from tests.support.runs import TenantDatabase
@@ -142,11 +143,12 @@ class Service:
 
 
 def start_builder(env: dict[str, str], output: IO[bytes], launcher: Sequence[str] = ()) -> Process:
-    """A builder as a fork, or started by ``launcher``; the process that encodes is a fork."""
+    """A builder as a fork, or started by ``launcher``; the processes that it starts are forks."""
     module = "tests.support.forked_builder"
     own = {**os.environ, **env, SOCKET: str(server_of(TRAINING).address)}
     if not launcher:
         return start_module(module, env=own, output=output, kind=SERVICES)
+    own[OWN_DISK] = "1"
     return subprocess.Popen(
         [*launcher, sys.executable, "-m", module], env=own, stdout=output, stderr=output
     )

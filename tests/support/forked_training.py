@@ -1,12 +1,15 @@
-"""The program that a worker starts in place of ``python -m trainer_core``: it asks for a fork.
+"""The program that a worker starts in place of ``python -m MODULE``: it asks for a fork.
 
-``python forked_training.py SOCKET train …`` asks the server of training processes (see ``forking``)
-for ``trainer_core`` with the same arguments, environment, folder and descriptors. The two end
-together: if either is killed, so is the other. Only the seconds of importing are saved.
+``python forked_training.py SOCKET train …`` asks the server of training processes, see ``forking``,
+for ``trainer_core`` with the same arguments, environment, folder and descriptors. After SOCKET,
+``-m MODULE`` asks for that module instead, and SIGTERM is handed on to it. The two end together: if
+either is killed, so is the other. Only the seconds of importing are saved.
 """
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -23,15 +26,20 @@ def child_command(address: Path | str) -> tuple[str, ...]:
     return (*told, sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(address))
 
 
-def _ask(address: str, argv: list[str]) -> int:
-    """Ask for the fork and end as it ends."""
+def module_command(address: Path | str, module: str) -> tuple[str, ...]:
+    """As ``child_command``, for another module, which the server has imported."""
+    return (*child_command(address), "-m", module)
+
+
+def _ask(address: str, module: str, argv: list[str], *, hands_on: bool = False) -> int:
+    """Ask for the fork and end as it ends; it may get the SIGTERM that this process gets."""
     opened = sorted(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208 - numbers, no paths
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.connect(address)
     opened = [each for each in opened if Path(f"/proc/self/fd/{each}").exists()]
     descriptors = [each for each in opened if each != server.fileno()]
     request = {
-        "module": "trainer_core",
+        "module": module,
         "argv": argv,
         "env": dict(os.environ),
         "folder": str(Path.cwd()),
@@ -41,15 +49,25 @@ def _ask(address: str, argv: list[str]) -> int:
     for each in descriptors:
         if each > 2:
             os.close(each)
-    server.recv(_MESSAGE_BYTES)  # its pid
+    _, (handle,), _, _ = socket.recv_fds(server, _MESSAGE_BYTES, 1)
+    if hands_on:
+        signal.signal(signal.SIGTERM, lambda number, _: _hand_on(handle, number))
     status = int(json.loads(server.recv(_MESSAGE_BYTES) or b'{"status": 1}')["status"])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if status < 0:
         os.kill(os.getpid(), -status)
     return status
+
+
+def _hand_on(handle: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        signal.pidfd_send_signal(handle, number)
 
 
 if __name__ == "__main__":
     if sys.argv[2] == "inspect":  # its address space is limited, and it imports no torch
         program = [sys.executable, "-m", "trainer_core", *sys.argv[2:]]
         os.execv(sys.executable, program)
-    sys.exit(_ask(sys.argv[1], sys.argv[2:]))
+    if sys.argv[2] == "-m":
+        sys.exit(_ask(sys.argv[1], sys.argv[3], sys.argv[4:], hands_on=True))
+    sys.exit(_ask(sys.argv[1], "trainer_core", sys.argv[2:]))

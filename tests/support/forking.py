@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import IO, Any
 
 _ROOT = Path(__file__).resolve().parents[2]
-_START_S = 120.0
+_START_S = 300.0
 _MESSAGE_BYTES = 1 << 17
 _MOST_DESCRIPTORS = 8
 _READ_ON_IMPORT = (
