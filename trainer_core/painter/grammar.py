@@ -7,6 +7,7 @@ scene, and ``scene_of`` reads it back.
 
 import hashlib
 import random
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from itertools import product
 from types import MappingProxyType
@@ -98,17 +99,20 @@ def is_held_out(scene: Scene) -> bool:
     return hashlib.sha256(caption_of(scene).encode()).digest()[0] % _HELD_OUT_OF == 0
 
 
-def draw_scenes(count: int, seed: int, *, held_out: bool) -> list[Scene]:
+def draw_scenes(
+    count: int, seed: int, *, held_out: bool, has: Callable[[Scene], bool] = lambda _: True
+) -> list[Scene]:
     """Different scenes, drawn at random.
 
     Args:
         count: how many.
         seed: of the draw; the same seed gives the same scenes.
         held_out: scenes that no picture is trained on; False: those that may be.
+        has: leaves out the scenes that it is false for.
 
     Raises ValueError where there are fewer scenes.
     """
-    of = [scene for scene in all_scenes() if is_held_out(scene) == held_out]
+    of = [scene for scene in all_scenes() if is_held_out(scene) == held_out and has(scene)]
     # Python promises the same numbers in later versions for random() only.
     draw = random.Random(seed)  # noqa: S311 - no secret
     of.sort(key=lambda _: draw.random())
