@@ -24,6 +24,7 @@ from services.cli import (
     run_metrics,
     run_plans,
     run_publish,
+    run_samples,
     runs,
     secrets,
     tenant,
@@ -65,6 +66,7 @@ app.add_typer(runs.app, name="runs")
 runs.app.command("logs")(run_logs.logs)
 runs.app.command("metrics")(run_metrics.metrics)
 runs.app.command("download", epilog=run_files.EXAMPLES)(run_files.download)
+runs.app.command("samples", epilog=run_samples.EXAMPLES)(run_samples.samples)
 runs.app.command("publish", epilog=run_publish.EXAMPLES)(run_publish.publish)
 app.add_typer(batches.app, name="batches")
 app.add_typer(models.app, name="models")

@@ -1,5 +1,7 @@
 """`reverie runs download`: the files of a run's result or of a checkpoint, as local files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -13,6 +15,7 @@ from services.domain.visible_text import escaped
 
 if TYPE_CHECKING:
     from services.client.client import Client
+    from services.client.download import DownloadProgress, OnProgress
 
 EXAMPLES: Final = """Examples:
 
@@ -96,6 +99,17 @@ def download_shown(
     weights: WeightsName | None = None,
 ) -> list[Path]:
     """Download with a progress bar on stderr; raises what ``download_folder`` raises."""
+    from services.client.download import download_adapter, download_folder
+
+    with shown_progress() as show:
+        if adapter_only:
+            return download_adapter(client, run_id, folder, to, show, weights=weights)
+        return download_folder(client, run_id, folder, to, show)
+
+
+@contextmanager
+def shown_progress() -> "Iterator[OnProgress]":
+    """What shows a download's progress: a bar on stderr, where that is a terminal."""
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -104,8 +118,6 @@ def download_shown(
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
-
-    from services.client.download import DownloadProgress, download_adapter, download_folder
 
     _, err = output.consoles()
     columns = (
@@ -118,7 +130,7 @@ def download_shown(
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("", total=None)
 
-        def show(now: DownloadProgress) -> None:
+        def show(now: "DownloadProgress") -> None:
             progress.update(
                 task,
                 description=escaped(now.path.rpartition("/")[2]),
@@ -126,6 +138,4 @@ def download_shown(
                 total=now.total_bytes,
             )
 
-        if adapter_only:
-            return download_adapter(client, run_id, folder, to, show, weights=weights)
-        return download_folder(client, run_id, folder, to, show)
+        yield show

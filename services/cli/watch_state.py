@@ -45,6 +45,8 @@ class WatchState:
     eta_s: float | None = None
     checkpoint_step: int | None = None
     fixed_losses: list[FixedLoss] = field(default_factory=list)
+    picture: str | None = None
+    """The path of the newest one, among the artifacts of the run."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -73,6 +75,8 @@ class WatchState:
                 self._take_step(event.step, data)
             case "eval" if data.get("name") == "probe":
                 self._take_fixed_loss(event.step, data)
+            case "sample" if isinstance(data.get("path"), str):
+                self.picture = data["path"]
             case "warning":
                 self.warn(_text(data))
 

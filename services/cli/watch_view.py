@@ -39,19 +39,26 @@ def plain_line(state: WatchState, event: "Event", step_before: int) -> str | Non
         state: after the event was applied.
         step_before: the run's step before the event was applied.
     """
-    where = f"step {output.of_steps(event.step, state.max_steps)}"
     match event.type:
-        case "run.checkpoint":
-            return f"{where}: checkpoint saved"
         case str(type_) if type_ in _WORTH_A_LINE:
             return _change_of_status(state, type_)
         case "stage":
             return _status(state)
+    fact = _fact_of_step(state, event, step_before)
+    return fact and f"step {output.of_steps(event.step, state.max_steps)}: {fact}"
+
+
+def _fact_of_step(state: WatchState, event: "Event", step_before: int) -> str | None:
+    match event.type:
+        case "run.checkpoint":
+            return "checkpoint saved"
         case "eval" if event.data.get("name") == "probe" and state.fixed_losses:
-            return f"{where}: validation loss {_fixed_loss_text(state.fixed_losses)}"
+            return f"validation loss {_fixed_loss_text(state.fixed_losses)}"
+        case "sample" if state.picture is not None and "path" in event.data:
+            return f"picture {state.picture}"
         case "step" if _is_worth_a_line(event.step, step_before, state.max_steps):
             facts = [_loss_text(_losses(state)), _speed_text(state)]
-            return f"{where}: {', '.join(fact for fact in facts if fact)}"
+            return ", ".join(fact for fact in facts if fact)
     return None
 
 
@@ -83,6 +90,8 @@ def render(state: WatchState, busy: RenderableType = "") -> RenderableType:
         grid.add_row("saved", f"step {state.checkpoint_step}")
     if state.fixed_losses:
         grid.add_row("validation", _fixed_loss_text(state.fixed_losses))
+    if state.picture is not None:
+        grid.add_row("picture", output.text_of(state.picture))
     parts: list[RenderableType] = [grid]
     if state.reason:
         parts.append(output.text_of(state.reason, "red" if state.status == "failed" else "yellow"))

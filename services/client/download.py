@@ -15,7 +15,7 @@ from services.client.client import Client
 from services.client.errors import DownloadFailedError
 from services.client.pages import every
 from services.client.retry import RETRIED_STATUSES
-from services.client.run_output_shapes import File
+from services.client.run_output_shapes import File, Sample
 from trainer_core.export.lycoris_layout import CONFIG_NAME
 from trainer_core.export.origin import ADAPTER_NAME, LIVE_FOLDER, Weights
 
@@ -123,6 +123,40 @@ def download_adapter(
     wanted = [(files[chosen + name], to / name) for name in names]
     _fetch_all(client, run_id, wanted, on_progress)
     return [path for _, path in wanted]
+
+
+def download_samples(
+    client: Client,
+    run_id: str,
+    samples: Sequence[Sample],
+    to: Path,
+    on_progress: OnProgress | None = None,
+) -> list[Path]:
+    """Make pictures of a run local files below ``to``, at their ``sample_file``; as ``download``.
+
+    Returns the files.
+    """
+    wanted = [(_file_of(sample), to / sample_file(sample["path"])) for sample in samples]
+    _fetch_all(client, run_id, wanted, on_progress)
+    return [path for _, path in wanted]
+
+
+def sample_file(path: str) -> PurePosixPath:
+    """Where a picture of this path comes to lie: ``step-000100/….png``, or ``result/….png``."""
+    folder = "result/samples"
+    if path.startswith(f"{folder}/"):
+        return "result" / _local(path, folder)
+    return _local(path, "samples")
+
+
+def _file_of(sample: Sample) -> File:
+    return File(
+        object="file",
+        path=sample["path"],
+        size_bytes=sample["size_bytes"],
+        sha256=sample["sha256"],
+        url=sample["url"],
+    )
 
 
 def _files(client: Client, run_id: str, folder: str) -> Iterator[File]:

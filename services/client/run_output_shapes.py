@@ -1,7 +1,7 @@
 """What a run shows while it trains and after, as JSON."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,15 +81,15 @@ class Sample(TypedDict):
     step: int
     path: str
     prompt: str | None
-    name: NotRequired[str | None]
+    name: str | None
     """Of the prompt. None, as what follows, for a picture in the result."""
-    weights: NotRequired[Literal["trained", "ema", "base"] | None]
-    width_px: NotRequired[int | None]
-    height_px: NotRequired[int | None]
-    seed: NotRequired[int | None]
-    sampler_steps: NotRequired[int | None]
-    guidance: NotRequired[float | None]
-    created_at: NotRequired[str | None]
+    weights: Literal["trained", "ema", "base"] | None
+    width_px: int | None
+    height_px: int | None
+    seed: int | None
+    sampler_steps: int | None
+    guidance: float | None
+    created_at: str | None
     size_bytes: int
     sha256: str
     url: str

@@ -9,8 +9,9 @@ from services.domain.ledger import ChildEvent
 
 SAMPLE: Final = "sample"
 """The event's type; without a ``sha256`` it tells of the picture in the result, which is no row."""
-SAMPLE_PATH: Final = r"samples/step-[0-9]{1,10}/[A-Za-z0-9_][A-Za-z0-9._-]{0,199}\.png"
-"""Below the attempt's folder, on its disk and in the object store."""
+SAMPLE_PATH: Final = r"samples/step-[0-9]{1,10}/[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,199}\.png"
+"""Below the output folder of the training process, and among the artifacts of the run. The name has
+letters of any script."""
 MAX_SAMPLE_BYTES: Final = 32 << 20
 """Of one picture."""
 MAX_SAMPLES: Final = 2000

@@ -4,7 +4,7 @@ tenants/<tenant_id>/uploads/<sha256>                                    a tenant
 tenants/<tenant_id>/cache/<digest>/                                     a shard and its manifest
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/checkpoints/step-00000100/
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/result/
-tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/samples/step-000100/<name>.png
+tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/samples/<sha256>.png
 services/<service_id>/generation                                        see results/restored.py
 services/<service_id>/deletions/<deletion_id>                           a deletion's report
 services/<service_id>/audit/<tenant_id>/<seq>-<hash>                    an anchor of an audit log
@@ -185,9 +185,9 @@ def result_prefix(tenant_id: str, run_id: str, fence: int) -> str:
     return f"{attempt_prefix(tenant_id, run_id, fence)}result/"
 
 
-def sample_key(tenant_id: str, run_id: str, fence: int, path: str) -> str:
-    """Key of a picture that an attempt made. ``path``: ``samples/…``, as its event says."""
-    return f"{attempt_prefix(tenant_id, run_id, fence)}{path}"
+def sample_key(tenant_id: str, run_id: str, fence: int, sha256: str) -> str:
+    """Key of a picture that an attempt made. Its name has letters that no key may have."""
+    return f"{attempt_prefix(tenant_id, run_id, fence)}samples/{_digest(sha256)}.png"
 
 
 def _tenant(tenant_id: str) -> str:

@@ -45,8 +45,8 @@ def _sweep_run(database: Database, objects: ObjectStore, run: RunToSweep) -> int
     with database.transaction() as conn:
         referenced = unreferenced.referenced_prefixes(conn, run.run_id)
         pictures = {
-            sample_key(run.tenant_id, run.run_id, fence, path)
-            for fence, path in unreferenced.samples(conn, run)
+            sample_key(run.tenant_id, run.run_id, fence, sha256)
+            for fence, sha256 in unreferenced.samples(conn, run)
         }
     if referenced is None:
         return 0

@@ -30,8 +30,9 @@ class Sample:
     run_id: str
     step: int
     path: str
-    """Below the folder of the attempt ``fence``."""
+    """Among the artifacts of the run."""
     fence: int
+    """Of the attempt that made it; with the SHA-256 it names the object."""
     name: str
     prompt: str | None
     weights: Literal["trained", "ema", "base"]

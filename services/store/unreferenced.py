@@ -46,11 +46,11 @@ def runs_to_sweep(conn: Connection, limit: int = 20) -> list[RunToSweep]:
         return cursor.execute(_TO_SWEEP, (limit,)).fetchall()
 
 
-_SAMPLES: Final = "SELECT fence, path FROM run_samples WHERE tenant_id = %s AND run_id = %s"
+_SAMPLES: Final = "SELECT fence, sha256 FROM run_samples WHERE tenant_id = %s AND run_id = %s"
 
 
 def samples(conn: Connection, run: RunToSweep) -> list[tuple[int, str]]:
-    """The run's pictures: the fence of its attempt and the path in that one's folder, of each."""
+    """The run's pictures: of each the fence of the attempt that made it, and its SHA-256."""
     return conn.execute(_SAMPLES, (run.tenant_id, run.run_id)).fetchall()
 
 

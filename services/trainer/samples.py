@@ -113,7 +113,7 @@ class Samples:
 
     def _put(self, sample: StoredSample) -> None:
         claim = self._claim
-        key = sample_key(claim.tenant_id, claim.run_id, claim.fence, sample.path)
+        key = sample_key(claim.tenant_id, claim.run_id, claim.fence, sample.sha256)
         # A copy, so that what is stored is what was checked.
         copy = self._output_dir.parent / _COPY
         try:

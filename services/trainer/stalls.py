@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 
 from services.domain.failures import infra_failure
-from services.domain.samples import is_picture
 from trainer_core.process.events import Event
 from trainer_core.process.failure import Failure
 
@@ -47,8 +46,6 @@ class StallWatch:
             )
             if self._is_training and not was_training:
                 self._progress_at_s = self._event_at_s
-        if is_picture(event.name, event.data):
-            self._progress_at_s = self._event_at_s  # many in a row may take longer than a stall
         if event.step > self._step:
             # Other events name the step of the checkpoint from which it resumed.
             self._has_stepped = self._has_stepped or event.name == "step"

@@ -51,11 +51,11 @@ def assert_ended_once(host: TrainerHost, *, attempts: int) -> None:
 def assert_painted(host: TrainerHost) -> None:
     """Each picture that the run had to make has one row, whose file is whole."""
     rows = host.ask(
-        "SELECT step, fence, path, sha256 FROM run_samples WHERE run_id = %(run_id)s ORDER BY step"
+        "SELECT step, fence, sha256 FROM run_samples WHERE run_id = %(run_id)s ORDER BY step"
     )
     assert [row[0] for row in rows] == list(range(INTERVAL, STEPS + 1, INTERVAL)), host.logs()
-    for _, fence, path, sha256 in rows:
-        (file,) = (host.folder / "objects").rglob(f"attempts/{fence}/{path}")
+    for _, fence, sha256 in rows:
+        (file,) = (host.folder / "objects").rglob(f"attempts/{fence}/samples/{sha256}.png")
         assert hashlib.sha256(file.read_bytes()).hexdigest() == sha256
 
 

@@ -1,6 +1,7 @@
 """The files of a run: listed in pages, reached by name, and downloaded although things break."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Literal
 
 import httpx
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from services.cli.connection import Invocation
@@ -96,10 +98,10 @@ def claim(
     state = closed_folder(folder / "state", STATE)
     for step in STEPS:
         commit_checkpoint(tenant_db, claim, objects, state, step)
-    for step, name in ((0, "cat"), (20, "cat"), (20, "dog")):
+    for step, name in ((0, "cat"), (20, "cat"), (20, "桜")):
         body = png((step, 0, 0))
         event = sample_event(step, body, name, "trained" if step else "base")
-        objects.put_bytes(sample_key(*scope, event.data["path"]), body)
+        objects.put_bytes(sample_key(*scope, event.data["sha256"]), body)
         tenant_db.ledger.event(claim.run_id, claim.fence, [event])
     sample = ChildEvent(type="sample", step=30, data={"prompt": "a boat"})
     tenant_db.ledger.event(claim.run_id, claim.fence, [sample])
@@ -206,7 +208,7 @@ def samples_of(http: httpx.Client, claim: Claim, **query: str | int) -> list[Jso
         query["after"] = page["next_cursor"]
 
 
-PAINTED = [sample_path(20, "cat"), sample_path(20, "dog"), sample_path(0, "cat", "base")]
+PAINTED = [sample_path(20, "cat"), sample_path(20, "桜"), sample_path(0, "cat", "base")]
 
 
 def test_samples_are_listed_newest_first_with_what_they_show(
@@ -258,6 +260,52 @@ def test_samples_are_filtered_by_step_and_name(http: httpx.Client, claim: Claim)
     for query in refused:
         answer = http.get(f"/v1/runs/{claim.run_id}/samples", params=query)
         assert answer.status_code == 422, query
+
+
+def run_command(fleet: Fleet, key: str, *arguments: str) -> Result:
+    env = {"REVERIE_URL": fleet.url, "REVERIE_API_KEY": key}
+    return CliRunner().invoke(app, ["runs", *arguments], obj=Invocation(env=env))
+
+
+def test_the_command_lists_and_downloads_samples_and_puts_them_on_one_page(
+    fleet: Fleet, proxy: FaultProxy, key: str, claim: Claim, tmp_path: Path
+) -> None:
+    listed = run_command(fleet, key, "samples", claim.run_id, "--limit", "2")
+    assert listed.exit_code == 0, listed.output
+    assert [line.split() for line in listed.stdout.splitlines()[1:]] == [
+        ["30", "-", "-", "-", "-", "result/samples/0.png"],
+        ["20", "cat", "trained", "64x48", "42", PAINTED[0]],
+    ]
+    assert f"--after {PAINTED[0]}" in listed.stderr
+
+    to, sheet = tmp_path / "pictures", tmp_path / "new" / "sheet.png"
+    done = run_command(
+        fleet, key, "samples", claim.run_id, "--name", "cat", "--to", str(to), "--sheet", str(sheet)
+    )
+    assert done.exit_code == 0, done.output
+    assert sorted(path.relative_to(to).as_posix() for path in to.rglob("*.png")) == [
+        path.removeprefix("samples/") for path in (PAINTED[2], PAINTED[0])
+    ]
+    assert (to / PAINTED[0].removeprefix("samples/")).read_bytes() == png((20, 0, 0))
+    with Image.open(sheet) as page:
+        shown = json.loads(page.info["Description"])
+    assert (shown["title"], shown["rows"], shown["columns"]) == (
+        claim.run_id,
+        ["base", "step 20"],
+        ["cat"],
+    )
+
+    one = run_command(fleet, key, "samples", claim.run_id, "--sheet", str(sheet), "--json")
+    assert one.exit_code == 0, one.output
+    assert json.loads(one.stdout) == {"files": [], "sheet": str(sheet)}
+    with Image.open(sheet) as page:
+        assert json.loads(page.info["Description"])["columns"] == ["cat", "桜"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "pictures"]
+
+    wrong = run_command(fleet, key, "samples", claim.run_id, "--sheet", "sheet.jpg")
+    assert (wrong.exit_code, "has to end in .png" in wrong.stderr) == (2, True)
+    none = run_command(fleet, key, "samples", claim.run_id, "--step", "7", "--to", str(to))
+    assert "has no such pictures" in str(none.exception)
 
 
 def test_a_run_without_files_has_empty_lists(http: httpx.Client, tenant_db: TenantDatabase) -> None:

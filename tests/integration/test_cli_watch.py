@@ -134,6 +134,11 @@ def test_plain_line_of_a_stage_and_a_checkpoint() -> None:
     assert plain_line(state, event("stage", stage="training"), 3) == "running/training"
     assert plain_line(state, event("run.checkpoint", 2), 3) == "step 2/100: checkpoint saved"
     assert plain_line(state, event("sample"), 3) is None
+    painted = event("sample", 2, path="samples/step-000002/cat-64x64-1.png", name="cat")
+    state.apply(painted)
+    line = "step 2/100: picture samples/step-000002/cat-64x64-1.png"
+    assert plain_line(state, painted, 3) == line
+    assert "samples/step-000002/cat-64x64-1.png" in shown(state)
 
 
 @pytest.mark.parametrize(

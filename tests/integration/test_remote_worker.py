@@ -31,13 +31,14 @@ from services.domain.ledger import (
 from services.domain.quotas import Quotas
 from services.objects.errors import ObjectMissingError, ObjectStoreRefusedError
 from services.objects.folders import get_folder, put_folder
-from services.objects.keys import checkpoint_prefix, result_prefix, upload_key
+from services.objects.keys import checkpoint_prefix, result_prefix, sample_key, upload_key
 from services.remote.objects import LARGEST_FILE_BYTES
 from services.remote.session import Held
-from services.store import offers, operator_keys, worker_keys
+from services.store import offers, operator_keys, run_samples, worker_keys
 from tests.support import api_keys
 from tests.support.boxes import Box
 from tests.support.fleet import Fleet
+from tests.support.run_samples import png, sample_event, write_sample
 from tests.support.runs import LEASE, TenantDatabase
 from tests.support.service import database_of
 
@@ -107,6 +108,17 @@ def test_a_box_finishes_what_the_dispatcher_offers_it(
     box.ledger.commit_checkpoint(run_id, fence, StoredCheckpoint(step=5, files=stored))
     get_folder(box.objects, stored, tmp_path / "back")
     assert (tmp_path / "back" / "adapter.bin").read_bytes() == b"x" * 100_000
+
+    picture = sample_event(6, png())
+    sha256 = str(picture.data["sha256"])
+    local = write_sample(tmp_path, picture, png())
+    box.objects.put_file(sample_key(claim.tenant_id, run_id, fence, sha256), local)
+    box.ledger.event(run_id, fence, [picture])
+    with tenant_db.database.transaction() as conn:
+        path = str(picture.data["path"])
+        listed = run_samples.find(conn, tenant_db.tenant_id, run_id, path)
+    assert listed is not None
+    assert (listed.fence, listed.sha256, listed.step) == (fence, sha256, 6)
 
     result = put_folder(box.objects, result_prefix(claim.tenant_id, run_id, fence), folder)
     box.ledger.commit_result(run_id, fence, result, step=9)

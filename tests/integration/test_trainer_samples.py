@@ -1,5 +1,6 @@
 """Pictures of a run on their way from the training process's folder to the store and its rows."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -25,7 +26,7 @@ from services.trainer.context import HeldRun, TrainerContext
 from services.trainer.lease import GivenUpError, Lease, LeaseTimes
 from services.trainer.samples import Samples
 from tests.support.failing_store import FailingStore, store_in
-from tests.support.run_samples import png, sample_event, sample_path, write_sample
+from tests.support.run_samples import png, sample_event, write_sample
 from tests.support.runs import LEASE, TenantDatabase, checkpoint_at
 
 TIMES = LeaseTimes(lease_s=60, renew_s=60, orphan_s=60, cancel_s=60)
@@ -63,15 +64,16 @@ class Held:
     def rows(self) -> list[Sample]:
         return rows_of(self.tenant, self.claim.run_id)
 
-    def stored(self, path: str, *, fence: int | None = None) -> bytes | None:
-        key = self.key(path, fence=fence)
+    def stored(self, body: bytes, *, fence: int | None = None) -> bytes | None:
+        """What the store has where this picture of the attempt belongs."""
+        key = self.key(body, fence=fence)
         if self.store.size(key) is None:
             return None
         return self.store.get_bytes(key, limit_bytes=1 << 20)
 
-    def key(self, path: str, *, fence: int | None = None) -> str:
-        claim = self.claim
-        return sample_key(claim.tenant_id, claim.run_id, fence or claim.fence, path)
+    def key(self, body: bytes, *, fence: int | None = None) -> str:
+        claim, sha256 = self.claim, hashlib.sha256(body).hexdigest()
+        return sample_key(claim.tenant_id, claim.run_id, fence or claim.fence, sha256)
 
     def events(self, kind: str = "sample") -> list[ChildEvent]:
         return [
@@ -132,8 +134,8 @@ def test_a_picture_is_stored_then_told_and_its_local_file_deleted(held: Held) ->
     facts = {name: getattr(first, name) for name in StoredSample.__dataclass_fields__}
     assert facts == {"step": 2, **{k: v for k, v in event.data.items() if k != "took_s"}}
     assert (base.step, base.weights, base.fence) == (0, "base", held.claim.fence)
-    assert held.stored(first.path) == RED
-    assert held.stored(base.path) == BLUE
+    assert held.stored(RED) == RED
+    assert held.stored(BLUE) == BLUE
     assert held.events()[0] == event  # with its path, by which it is fetched
     assert list(held.output.iterdir()) == []
     assert held.reported == []
@@ -179,6 +181,17 @@ def test_what_is_not_the_picture_of_its_event_is_dropped_with_a_warning(
     assert held.rows() == []
     assert held.events() == []
     assert list(held.store.list_keys("tenants/")) == []
+
+
+def test_a_name_has_letters_of_any_script(held: Held) -> None:
+    for name in ("桜の木", "-x", "_", "Größe", "a b"):
+        held.make(sample_event(1, RED, name))
+    held.wait()
+    assert {row.name for row in held.rows()} == {"桜の木", "-x", "_", "Größe", "a b"}
+    assert {row.path.split("/")[2].removesuffix("-64x48-42.png") for row in held.rows()} == {
+        row.name for row in held.rows()
+    }
+    assert held.reported == []
 
 
 def test_links_pipes_and_folders_are_not_followed(held: Held, tmp_path: Path) -> None:
@@ -305,16 +318,14 @@ def next_attempt(tenant: TenantDatabase, claim: Claim) -> Claim:
 def test_a_picture_that_is_made_again_replaces_the_one_of_before_and_its_file_is_swept(
     held: Held,
 ) -> None:
-    for step in (1, 2):
-        held.make(sample_event(step, RED))
+    older, late = png((0, 99, 0)), png((99, 0, 0))
+    held.make(sample_event(1, RED))
+    held.make(sample_event(2, older), older)
     held.wait()
-    late = held.key("samples/step-000003/cat-64x48-42.png")
-    held.store.put_bytes(late, RED)  # stored, and its event was not
+    held.store.put_bytes(held.key(late), late)  # stored, and its event was not
     again = next_attempt(held.tenant, held.claim)
     event = sample_event(2, BLUE)
-    held.store.put_bytes(
-        sample_key(again.tenant_id, again.run_id, again.fence, sample_path(2)), BLUE
-    )
+    held.store.put_bytes(held.key(BLUE, fence=again.fence), BLUE)
     held.tenant.ledger.event(again.run_id, again.fence, [event])
     held.tenant.ledger.event(again.run_id, again.fence, [event])  # the reply was lost
 
@@ -327,10 +338,10 @@ def test_a_picture_that_is_made_again_replaces_the_one_of_before_and_its_file_is
     with held.tenant.database.transaction() as conn:
         conn.execute("UPDATE runs SET sweep_after = clock_timestamp() - interval '1 second'")
     assert sweep_runs(held.tenant.database, held.store) == 2
-    assert held.stored(sample_path(1)) == RED
-    assert held.stored(sample_path(2)) is None
-    assert held.stored(sample_path(2), fence=again.fence) == BLUE
-    assert held.store.size(late) is None
+    assert held.stored(RED) == RED
+    assert held.stored(older) is None
+    assert held.stored(late) is None
+    assert held.stored(BLUE, fence=again.fence) == BLUE
 
 
 def test_a_run_has_so_many_pictures_and_a_warning_says_which_is_the_last(

@@ -10,7 +10,15 @@ from PIL import Image
 
 from trainer_core.errors import BadImageError
 from trainer_core.painting import contact_sheet as sheets
-from trainer_core.painting.contact_sheet import Picture, Weights, contact_sheet, evenly_chosen
+from trainer_core.painting.contact_sheet import (
+    Column,
+    Picture,
+    Weights,
+    contact_sheet,
+    evenly_chosen,
+    headings,
+    shown_of,
+)
 
 RED, GREEN, BLUE, GREY = (200, 0, 0), (0, 200, 0), (0, 0, 200), (236, 236, 236)
 
@@ -121,6 +129,7 @@ def test_of_too_many_steps_the_first_the_last_and_even_ones_between_are_read(
         if step in shown:  # files of others are not there
             plain((step % 251, 0, 0)).save(path)
         given.append(Picture(step=step, name="cat", weights="trained", image=path))
+    assert [each.step for each in shown_of(given)] == [0, *shown]
     body = contact_sheet(given)
     assert contents(body)["rows"] == ["base", *(f"step {step}" for step in shown)]
     assert contents(body)["left_out"] == f"Shown: {len(shown)} of 100 steps."
@@ -243,3 +252,17 @@ def test_equal_limits_choose_all() -> None:
     assert evenly_chosen([1, 2, 3], 3) == [1, 2, 3]
     assert evenly_chosen([1, 2, 3], 2) == [1, 3]
     assert evenly_chosen([1, 2, 3], 1) == [3]
+
+
+def test_a_heading_has_what_tells_columns_of_a_prompt_apart() -> None:
+    def column(name: str, width_px: int = 64, seed: int = 1) -> Column:
+        return Column(name=name, width_px=width_px, height_px=64, seed=seed)
+
+    assert headings([column("cat"), column("dog"), column("cat")]) == {
+        column("cat"): "cat",
+        column("dog"): "dog",
+    }
+    given = [column("cat"), column("cat", 32), column("dog"), column("dog", seed=2)]
+    assert list(headings(given).values()) == ["cat 64x64", "cat 32x64", "dog seed 1", "dog seed 2"]
+    both = [column("cat", width, seed) for width in (32, 64) for seed in (1, 2)]
+    assert headings(both)[both[3]] == "cat 64x64 seed 2"

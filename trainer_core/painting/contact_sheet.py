@@ -7,6 +7,7 @@ ones, so that each column can be compared from top to bottom.
 import io
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -71,6 +72,43 @@ class _Row:
         return f"step {self.step}" + (" ema" if self.order == _ORDER["ema"] else "")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """What the pictures of one column have in common."""
+
+    name: str
+    """Of the prompt."""
+    width_px: int
+    height_px: int
+    seed: int
+
+
+def headings(columns: Iterable[Column]) -> dict[Column, str]:
+    """Their headings: the name, with size and seed where a prompt has pictures of several."""
+    every = list(dict.fromkeys(columns))
+    sizes = Counter((each.name, each.width_px, each.height_px) for each in every)
+    seeds = Counter((each.name, each.seed) for each in every)
+    num_sizes = Counter(name for name, _, _ in sizes)
+    num_seeds = Counter(name for name, _ in seeds)
+    return {
+        each: " ".join(
+            (
+                each.name,
+                *((f"{each.width_px}x{each.height_px}",) if num_sizes[each.name] > 1 else ()),
+                *((f"seed {each.seed}",) if num_seeds[each.name] > 1 else ()),
+            )
+        )
+        for each in every
+    }
+
+
+def shown_of(pictures: Iterable[Picture]) -> list[Picture]:
+    """The pictures that their contact sheet shows; only these are read."""
+    cells = {(_row_of(picture), picture.name): picture for picture in pictures}
+    rows, names = _chosen(cells)
+    return [cells[row, name] for row in rows for name in names if (row, name) in cells]
+
+
 def contact_sheet(pictures: Iterable[Picture], *, title: str = "") -> bytes:
     """One PNG of all pictures: rows are steps, the base first; columns are prompts, as they come.
 
@@ -92,10 +130,8 @@ def contact_sheet(pictures: Iterable[Picture], *, title: str = "") -> bytes:
     cells = {(_row_of(picture), picture.name): picture.image for picture in pictures}
     if not cells:
         raise ValueError("a contact sheet needs at least one picture")
-    every_row = sorted({row for row, _ in cells})
-    every_name = list(dict.fromkeys(name for _, name in cells))
-    rows, names = _chosen_rows(every_row), every_name[:MAX_COLUMNS]
-    left_out = _left_out(every_row, rows, every_name, names)
+    rows, names = _chosen(cells)
+    left_out = _left_out(cells, rows, names)
     cell_px = _cell_px(len(rows) * len(names))
     sheet = _blank(len(rows), len(names), cell_px)
     draw = ImageDraw.Draw(sheet)
@@ -138,6 +174,12 @@ def evenly_chosen(steps: Sequence[int], limit: int) -> list[int]:
     return [steps[round(number * last / (limit - 1))] for number in range(limit)]
 
 
+def _chosen(cells: Iterable[tuple[_Row, str]]) -> tuple[list[_Row], list[str]]:
+    """Rows and columns of the sheet, in order."""
+    every_name = list(dict.fromkeys(name for _, name in cells))
+    return _chosen_rows(sorted({row for row, _ in cells})), every_name[:MAX_COLUMNS]
+
+
 def _chosen_rows(rows: Sequence[_Row]) -> list[_Row]:
     base = [row for row in rows if not row.is_trained]
     trained = [row for row in rows if row.is_trained]
@@ -149,20 +191,20 @@ def _chosen_rows(rows: Sequence[_Row]) -> list[_Row]:
     return [*base, *(row for row in trained if row.step in chosen)]
 
 
-def _left_out(
-    every_row: Sequence[_Row], rows: Sequence[_Row], every_name: Sequence[str], names: Sequence[str]
-) -> str:
+def _left_out(cells: Iterable[tuple[_Row, str]], rows: Sequence[_Row], names: Sequence[str]) -> str:
     """What the sheet does not show, in words; empty where it shows all."""
     said = []
-    steps, all_steps = _num_steps(rows), _num_steps(every_row)
+    every_place = list(cells)
+    steps, all_steps = _num_steps(rows), _num_steps(row for row, _ in every_place)
     if steps < all_steps:
         said.append(f"{steps} of {all_steps} steps")
-    if len(names) < len(every_name):
-        said.append(f"{len(names)} of {len(every_name)} prompts")
+    all_names = len({name for _, name in every_place})
+    if len(names) < all_names:
+        said.append(f"{len(names)} of {all_names} prompts")
     return f"Shown: {', '.join(said)}." if said else ""
 
 
-def _num_steps(rows: Sequence[_Row]) -> int:
+def _num_steps(rows: Iterable[_Row]) -> int:
     return len({row.step for row in rows if row.is_trained})
 
 

@@ -114,7 +114,7 @@ def file_of_sample(run: Run, sample: Sample) -> StoredFile:
     """The file of a picture that the run made while it trains."""
     return StoredFile(
         path=sample.path,
-        key=sample_key(run.tenant_id, run.run_id, sample.fence, sample.path),
+        key=sample_key(run.tenant_id, run.run_id, sample.fence, sample.sha256),
         facts=FileFacts(size_bytes=sample.size_bytes, sha256=sample.sha256),
     )
 

@@ -18,8 +18,8 @@ CREATE TABLE run_samples (
     tenant_id     text NOT NULL REFERENCES tenants,
     run_id        text NOT NULL REFERENCES runs ON DELETE CASCADE,
     step          integer NOT NULL,
-    path          text NOT NULL,     -- below the folder of the attempt in the object store
-    fence         bigint NOT NULL,   -- of the attempt
+    path          text NOT NULL,     -- among the artifacts of the run
+    fence         bigint NOT NULL,   -- of the attempt that made it
     name          text NOT NULL,
     prompt        text,
     weights       text NOT NULL CHECK (weights IN ('trained', 'ema', 'base')),
