@@ -45,6 +45,8 @@ class WatchState:
     eta_s: float | None = None
     checkpoint_step: int | None = None
     fixed_losses: list[FixedLoss] = field(default_factory=list)
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
+    """The evaluation losses (step, mean) in order of steps."""
     picture: str | None = None
     """The path of the newest one, among the artifacts of the run."""
     warnings: list[str] = field(default_factory=list)
@@ -75,6 +77,8 @@ class WatchState:
                 self._take_step(event.step, data)
             case "eval" if data.get("name") == "probe":
                 self._take_fixed_loss(event.step, data)
+            case "eval" if data.get("name") == "evaluation":
+                self._take_evaluation(event.step, data)
             case "sample" if isinstance(data.get("path"), str):
                 self.picture = data["path"]
             case "warning":
@@ -127,6 +131,11 @@ class WatchState:
         self.fixed_losses = [each for each in self.fixed_losses if each.step < step]
         held_out_mean = _number(data.get("held_out_mean"))
         self.fixed_losses.append(FixedLoss(step=step, mean=mean, held_out_mean=held_out_mean))
+
+    def _take_evaluation(self, step: int, data: Mapping[str, Any]) -> None:
+        self.evaluations = [each for each in self.evaluations if each[0] < step]
+        if (mean := _number(data.get("mean"))) is not None:
+            self.evaluations.append((step, mean))
 
 
 def smoothed(losses: Sequence[float]) -> float:

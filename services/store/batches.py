@@ -170,7 +170,8 @@ FROM runs LEFT JOIN LATERAL (
             THEN data -> 'held_out_mean' END) AS evaluation
     FROM events
     WHERE events.tenant_id = runs.tenant_id AND events.run_id = runs.run_id
-        AND seq > event_seq - 200 AND type = 'eval' ORDER BY seq DESC LIMIT 1
+        AND seq > event_seq - 200 AND type = 'eval' AND data ->> 'name' = 'probe'
+    ORDER BY seq DESC LIMIT 1
 ) AS evaluated ON true
 WHERE runs.tenant_id = %s AND batch_id = %s AND deleted_at IS NULL ORDER BY batch_row
 """

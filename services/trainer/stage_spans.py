@@ -12,7 +12,7 @@ from services.traces.spans import Facts, record_span
 from trainer_core.process.events import OUTCOMES, Event
 
 _STAGES: Final = frozenset(
-    {"loading", "training", "paused", "checkpointing", "sampling", "finalizing"}
+    {"loading", "training", "evaluating", "paused", "checkpointing", "sampling", "finalizing"}
 )
 """Anything else is not sent on: the process reads what tenants wrote."""
 

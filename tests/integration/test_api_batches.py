@@ -325,8 +325,11 @@ def test_runs_are_compared_by_what_differs(
     tenant_db.ledger.event(held.run_id, held.fence, [*steps, more])
     worse = ChildEvent(type="step", step=4, data={"loss": 3.0})
     probe = {"name": "probe", "mean": 0.5, "held_out_mean": None, "losses": [0.5]}
-    evaluated = ChildEvent(type="eval", step=4, data=probe)
-    tenant_db.ledger.event(held.run_id, held.fence, [worse, evaluated])
+    measured = [
+        ChildEvent(type="eval", step=4, data=data)
+        for data in (probe, {"name": "evaluation", "mean": 9.0})
+    ]
+    tenant_db.ledger.event(held.run_id, held.fence, [worse, *measured])
     after = tenant.get(path)
 
     assert before["options"] == ["learning_rate"]

@@ -61,6 +61,31 @@ def test_the_last_panel_compares_the_validation_losses() -> None:
     assert "steps/s" not in text
 
 
+def test_evaluations_have_a_row_and_lines_of_their_own() -> None:
+    def evaluation(step: int, mean: float | None, **more: Any) -> Event:
+        low = None if mean is None else mean - 0.1
+        high = None if mean is None else mean + 0.1
+        facts = {"low": low, "high": high, "images": 4, "held_out": True, **more}
+        return event("eval", step, name="evaluation", mean=mean, **facts)
+
+    first, better, worse = evaluation(0, 2.0), evaluation(2, 1.0, is_best=True), evaluation(4, 1.5)
+
+    assert "evaluation  2.0000 at step 0" in shown(state_after(first))
+    state = state_after(*TRAINING, first, better, worse, evaluation(6, None))
+    assert "2.0000 → 1.5000 (-25.0 %) at step 4, lowest 1.0000 at step 2" in shown(state)
+    assert "validation" in shown(state)
+    # A resumed run measures again what came after its checkpoint.
+    again = state_after(*TRAINING, first, better, worse, better)
+    assert "2.0000 → 1.0000 (-50.0 %) at step 2, the lowest" in shown(again)
+    assert plain_line(state, better, 1) == (
+        "step 2/100: evaluation loss 1.0000 (0.9000 to 1.1000, 4 held-out images), "
+        "the lowest so far"
+    )
+    assert plain_line(state, evaluation(6, None), 5) == (
+        "step 6/100: evaluation loss is not finite (4 held-out images)"
+    )
+
+
 def test_panel_shows_why_a_run_failed_and_escapes_text_of_tenants() -> None:
     reason = {"code": "bad_image", "category": "user", "message": "[red]a.jpg[/] is truncated"}
     text = shown(state_after(event("run.failed", stage=None, reason=reason)))

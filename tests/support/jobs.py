@@ -49,6 +49,7 @@ def demo_plan(base: BaseModel, *, edge_px: int, **options: JsonValue) -> Plan:
         "validation_resolution": f"{edge_px}x{edge_px}",
         "validation_num_inference_steps": 2,
         "validation_step_interval": None,
+        "eval_steps_interval": None,
     }
     raw: Any = load_document(demo / "config.json")
     config = {k: v for k, v in {**raw, **small, **options}.items() if v is not None}

@@ -19,6 +19,7 @@ from trainer_core.data.cut_captions import CutCaptions
 from trainer_core.export.card import render_card
 from trainer_core.export.card_facts import card_facts
 from trainer_core.export.origin import Weights
+from trainer_core.validation.evaluations import Evaluated, Evaluations
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,7 @@ def facts(
     prompt: str = "a cat",
     weights: Weights = "live",
     captions: CutCaptions | None = None,
+    evaluations: Evaluations | None = None,
 ) -> dict[str, Any]:
     operation = plan.operation.model_copy(update={"sample_prompt": prompt})
     probe: dict[str, Any] = {"mean": 0.5, "held_out_mean": 0.25, "losses": [0.5] * 64}
@@ -44,6 +46,7 @@ def facts(
         weights=weights,
         matmul="fp8",
         captions=captions,
+        evaluation=None if evaluations is None else evaluations.as_facts(),
     )
 
 
@@ -53,6 +56,28 @@ def front_matter(card: str) -> dict[str, Any]:
     loaded = yaml.safe_load(match[1])
     assert isinstance(loaded, dict)
     return loaded
+
+
+def test_the_card_shows_the_first_the_best_and_the_last_evaluation(plan: Plan) -> None:
+    found = Evaluations(basis="b")
+    for step, mean in [(0, 2.0), (5, 0.5), (8, 0.75), (10, 1.0)]:
+        interval = {} if step == 10 else {"low": mean - 0.25, "high": mean + 0.25}
+        one = Evaluated.model_validate(
+            {"step": step, "mean": mean, "low": None, "high": None, **interval}
+        )
+        found = found.with_newest(one)
+    described = facts(plan, evaluations=found)
+
+    card = render_card(described)
+
+    assert described["evaluation"]["best_step"] == 5
+    assert described["evaluation"]["best_checkpoint_step"] is None
+    assert [each["step"] for each in described["evaluation"]["measured"]] == [0, 5, 8, 10]
+    assert "| 0 | 2.000000 | 1.750000 to 2.250000 |" in card
+    assert "| 5 (the lowest) | 0.500000 | 0.250000 to 0.750000 |" in card
+    assert "| 10 | 1.000000 | - |" in card
+    assert "| 8 " not in card
+    assert "## Evaluation" not in render_card(facts(plan))
 
 
 def test_the_card_says_how_many_captions_were_cut_and_names_no_file(plan: Plan) -> None:

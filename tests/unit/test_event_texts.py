@@ -35,6 +35,34 @@ def event(name: EventName, step: int = 0, /, **data: Any) -> Event:
         (event("step", 8, loss=None, learning_rate=1e-2), ["step 8: rate 0.01"]),
         (event("checkpoint", 20), ["step 20: checkpoint saved"]),
         (event("eval", 20, name="probe", mean=1.5), ["step 20: validation loss 1.5000"]),
+        (
+            event(
+                "eval",
+                20,
+                name="evaluation",
+                mean=0.5,
+                low=0.45,
+                high=0.55,
+                images=4,
+                held_out=True,
+                is_best=True,
+            ),
+            [
+                (
+                    "step 20: evaluation loss 0.5000 (0.4500 to 0.5500, 4 held-out images), "
+                    "the lowest so far"
+                )
+            ],
+        ),
+        (
+            event("eval", 0, name="evaluation", mean=0.5, low=None, images=1, is_best=True),
+            ["step 0: evaluation loss 0.5000 (1 training image)"],
+        ),
+        (
+            event("eval", 3, name="evaluation", mean=None, images=2, held_out=True),
+            ["step 3: evaluation loss is not finite (2 held-out images)"],
+        ),
+        (event("stage", stage="evaluating"), ["evaluating"]),
         (event("warning", message="slow"), ["warning: slow"]),
         (event("failed", 3, message="The loss is nan."), ["failed: The loss is nan."]),
         (event("stopped", 21), ["stopped after step 21"]),

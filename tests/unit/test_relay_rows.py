@@ -8,6 +8,7 @@ import pytest
 from services.results.relay.failures import failure_of_wandb
 from services.results.relay.rows import rows_of
 from services.store.runs import Event
+from trainer_core.process.scalars import scalars_of
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)
 
@@ -83,3 +84,23 @@ def test_failures_say_what_to_do(text: str, code: str) -> None:
     failure = failure_of_wandb(RuntimeError(text), "my-wandb", "moons")
     assert failure.code == code
     assert failure.retryable == (code == "wandb_down")
+
+
+def test_an_evaluation_is_a_curve_with_its_interval_and_one_for_each_noise_level() -> None:
+    event = {
+        "name": "evaluation",
+        "mean": 2.0,
+        "low": 1.5,
+        "high": None,
+        "by_sigma": [{"sigma": 0.25, "mean": 3.0}, {"sigma": 0.75, "mean": None}, "x"],
+        "by_backend": [{"backend": "dogs", "images": 4, "mean": 1.0}],
+        "images": 4,
+        "took_s": 0.5,
+    }
+
+    assert scalars_of("eval", event) == {
+        "eval/evaluation/mean": 2.0,
+        "eval/evaluation/low": 1.5,
+        "eval/evaluation/sigma_0.2500": 3.0,
+        "eval/evaluation/backend_dogs": 1.0,
+    }

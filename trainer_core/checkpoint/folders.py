@@ -175,13 +175,21 @@ def repair_checkpoints(checkpoints_dir: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def keep_newest(checkpoints_dir: Path, count: int) -> None:
+def keep_newest(checkpoints_dir: Path, count: int, *, best_step: int | None = None) -> None:
     """Delete all complete checkpoints except the newest ``count``, and leftovers of killed writers.
 
-    Other files and folders are neither counted nor deleted.
+    Where ``count`` is at least 2, the checkpoint of ``best_step`` takes the place of the oldest
+    that is kept. Other files and folders are neither counted nor deleted.
     """
     repair_checkpoints(checkpoints_dir)
-    for path in committed_checkpoints(checkpoints_dir)[:-count]:
+    stored = committed_checkpoints(checkpoints_dir)
+    kept = stored[-count:]
+    best = [path for path in stored if count > 1 and step_in(path.name) == best_step]
+    if best and best[0] not in kept:
+        kept = [*best, *kept[1:]]
+    for path in stored:
+        if path in kept:
+            continue
         # Renamed first, so that a kill leaves no half-deleted folder under a checkpoint's name.
         gone = path.rename(path.with_name(f".{path.name}.gone"))
         shutil.rmtree(gone)

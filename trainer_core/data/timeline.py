@@ -7,9 +7,11 @@ one takes its number. A backend starts and ends at a step; one that does so with
 first step that has no micro-batch of the epoch before.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from trainer_core.config.plan.windows import Window
 
@@ -55,14 +57,11 @@ class Timeline:
 
     def epochs_by(self, step: int) -> int:
         """The number of epochs that are over after a step; 0 for step 0."""
-        if step == 0:
-            return 0
-        span = self.spans[self.number_at(step)]
-        return span.first_epoch + self._taken(span, step) // span.micro_batches
+        return math.floor(self._epochs_by(step))
 
-    def ends_epoch(self, step: int, *, every: int) -> bool:
-        """Whether a step takes the last micro-batch of every ``every``-th epoch."""
-        return self.epochs_by(step) // every > self.epochs_by(step - 1) // every
+    def ends_epoch(self, step: int, *, every: int | Fraction) -> bool:
+        """Whether a step takes the last micro-batch of every ``every``-th epoch, or part of one."""
+        return self._epochs_by(step) // every > self._epochs_by(step - 1) // every
 
     def last_step_of(self, epochs: int) -> int:
         """The step, counted from 1, in which the first ``epochs`` epochs are over.
@@ -89,6 +88,13 @@ class Timeline:
             if counts and last >= span.first_step:
                 found += self._taken(span, last) / span.micro_batches
         return found
+
+    def _epochs_by(self, step: int) -> Fraction:
+        """As ``epochs_by``, with the part of the epoch that is not over."""
+        if step == 0:
+            return Fraction(0)
+        span = self.spans[self.number_at(step)]
+        return span.first_epoch + Fraction(self._taken(span, step), span.micro_batches)
 
     def _taken(self, span: Span, step: int) -> int:
         """Micro-batches from the start of the span to the end of one of its steps."""

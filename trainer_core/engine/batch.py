@@ -165,13 +165,38 @@ class BatchMaker:
         rows = [self._sample(draw) for draw in draws]
         latents, noise, sigmas = (torch.cat(parts) for parts in zip(*rows, strict=True))
         texts = TextEmbeddings.concatenate([self.text(draw.text) for draw in draws])
+        masks = [self._mask(draw) for draw in draws]
+        return self.assembled(latents, noise, sigmas, texts, masks)
+
+    def assembled(
+        self,
+        latents_BCHW: torch.Tensor,
+        noise_BCHW: torch.Tensor,
+        sigmas_B: torch.Tensor,
+        text: TextEmbeddings,
+        masks: Sequence[torch.Tensor | None],
+    ) -> Batch:
+        """The batch of latents, noise and sigmas in fp32 on the CPU.
+
+        ``masks``: of each sample, [1, 1, H, W]; None: 1 everywhere.
+        """
         return Batch(
-            noisy_BCHW=noisy_latents(latents, noise, sigmas).to(self._dtype),
-            target_BCHW=velocity_target(latents, noise),
-            sigmas_B=sigmas,
-            text=texts,
-            mask_B1HW=self._masks(draws, latents),
+            noisy_BCHW=noisy_latents(latents_BCHW, noise_BCHW, sigmas_B).to(self._dtype),
+            target_BCHW=velocity_target(latents_BCHW, noise_BCHW),
+            sigmas_B=sigmas_B,
+            text=text,
+            mask_B1HW=_joined(masks, latents_BCHW),
         )
+
+    def latents(self, sample: int, crop: int, posterior: torch.Generator) -> torch.Tensor:
+        """Latents of a crop of an image, [1, C, H, W], fp32 on the CPU, drawn by ``posterior``."""
+        moments = self._read(self._index.samples[sample].crop(crop).latents)
+        return draw_latents(self._vae, moments["mean"], moments["std"], posterior)
+
+    def mask(self, sample: int, crop: int) -> torch.Tensor | None:
+        """The mask of a crop of an image, [1, 1, H, W]; None where it has none."""
+        entry = self._index.samples[sample].crop(crop).mask
+        return None if entry is None else self._read(entry)["mask"]
 
     def text(self, entry: int) -> TextEmbeddings:
         """One caption or prompt by its entry, on the CPU in the type of the cache."""
@@ -195,32 +220,21 @@ class BatchMaker:
             return self._index.prompts[""]
         return self._index.samples[micro.samples[slot]].texts[micro.captions[slot]]
 
-    def _masks(self, draws: Sequence[Draw], latents_BCHW: torch.Tensor) -> torch.Tensor | None:
-        masks = [self._mask(draw) for draw in draws]
-        if all(mask is None for mask in masks):
-            return None
-        everywhere = torch.ones_like(latents_BCHW[:1, :1])
-        rows = [everywhere if mask is None else mask for mask in masks]
-        return torch.cat(rows)
-
     def _mask(self, draw: Draw) -> torch.Tensor | None:
         """The mask, [1, 1, H, W]; None where the sample has none or its draw does not apply it."""
-        entry = self._index.samples[draw.sample].crop(draw.crop).mask
+        has_mask = self._index.samples[draw.sample].crop(draw.crop).mask is not None
         probability = self._identity.objective.masked_loss_probability
-        if entry is None or not self._happens(
-            probability, f"{draw.purpose} mask", draw.i, draw.slot
-        ):
-            return None
-        return self._read(entry)["mask"]
+        if has_mask and self._happens(probability, f"{draw.purpose} mask", draw.i, draw.slot):
+            return self.mask(draw.sample, draw.crop)
+        return None
 
     def _sample(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Latents and noise [1, C, H, W] and sigma [1], fp32 on the CPU."""
-        moments = self._read(self._index.samples[draw.sample].crop(draw.crop).latents)
         posterior, noise, sigma = (
             self._generator(f"{draw.purpose} {what}", draw.i, draw.slot)
             for what in ("posterior", "noise", "sigma")
         )
-        latents = draw_latents(self._vae, moments["mean"], moments["std"], posterior)
+        latents = self.latents(draw.sample, draw.crop, posterior)
         drawn = draw_sigma(
             self._identity.objective,
             sigma,
@@ -238,3 +252,13 @@ class BatchMaker:
 
     def _generator(self, purpose: str, i: int, slot: int) -> torch.Generator:
         return torch.Generator().manual_seed(draw_seed(self._identity.seed, purpose, i, slot))
+
+
+def _joined(
+    masks: Sequence[torch.Tensor | None], latents_BCHW: torch.Tensor
+) -> torch.Tensor | None:
+    """The masks of a batch, [B, 1, H, W]; None where no sample has one."""
+    if all(mask is None for mask in masks):
+        return None
+    everywhere = torch.ones_like(latents_BCHW[:1, :1])
+    return torch.cat([everywhere if mask is None else mask for mask in masks])

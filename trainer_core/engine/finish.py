@@ -47,6 +47,7 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
         weights=weights,
         matmul=run.loaded.matmul.kind,
         captions=_cut_captions(run),
+        evaluation=None if state.evaluations is None else state.evaluations.as_facts(),
     )
     require_folder(run.job.checkpoints_dir)
     is_full_rank = plan.identity.adapter is None

@@ -5,6 +5,7 @@ from pathlib import Path
 from trainer_core.disk import writing
 from trainer_core.engine.complete import complete_step
 from trainer_core.engine.control import check_control
+from trainer_core.engine.evaluating import evaluate_if_due
 from trainer_core.engine.evaluation import measure_loss
 from trainer_core.engine.feed import Feed
 from trainer_core.engine.finish import finish
@@ -52,6 +53,7 @@ def train(run: Run) -> bool:
     try:
         if state.step == 0:
             state.loss_before = measure_loss(run, state).as_json()
+        evaluate_if_due(run, state)
         run.loaded.start_times.end("validation_s")
         if run.plan.operation.pictures is not None:
             make_first_pictures(run, state)
@@ -93,8 +95,12 @@ def take_steps(run: Run, state: TrainingState, feed: Feed) -> None:
             report_warning(run, state, "without_graph", message)
         state.launched = launched
         is_saved, has_pictures = run.is_checkpoint_step(step), run.is_picture_step(step)
-        if is_saved or has_pictures or step == run.last_step or launched.is_done():
+        is_evaluated = run.is_evaluation_step(step)
+        is_due = is_saved or has_pictures or is_evaluated
+        if is_due or step == run.last_step or launched.is_done():
             complete_step(run, state)
+        if is_evaluated:  # first, so that the checkpoint knows of it
+            evaluate_if_due(run, state)
         if is_saved:
             save(run, state)
             if step < run.last_step:
@@ -103,5 +109,5 @@ def take_steps(run: Run, state: TrainingState, feed: Feed) -> None:
             if step == run.last_step:
                 save_if_unsaved(run, state)
             make_pictures(run, state)
-        if is_saved or has_pictures:
+        if is_due:
             report_stage(run, state, "training")

@@ -9,12 +9,14 @@ from trainer_core.checkpoint.write import WrittenFolder
 from trainer_core.engine.determinism import resume_promise
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.engine.used_memory import used_memory
+from trainer_core.export.origin import weights_of_result
 from trainer_core.painting.options import SamplingOptions
 from trainer_core.process.events import EventName
+from trainer_core.validation.evaluation import EvaluationLoss
 from trainer_core.validation.fixed_loss import FixedLoss
 from trainer_core.validation.pictures import Picture
 
-Stage = Literal["training", "paused", "checkpointing", "sampling", "finalizing"]
+Stage = Literal["training", "evaluating", "paused", "checkpointing", "sampling", "finalizing"]
 
 
 def report_plan(run: Run, state: TrainingState) -> None:
@@ -80,6 +82,32 @@ def report_step(run: Run, state: TrainingState) -> None:
 
 def report_fixed_loss(run: Run, state: TrainingState, loss: FixedLoss) -> None:
     _emit(run, state, "eval", {"name": "probe", **loss.as_json()})
+
+
+def report_evaluation(
+    run: Run, state: TrainingState, loss: EvaluationLoss, *, took_s: float
+) -> None:
+    """The newest evaluation loss, and which is the best so far."""
+    measured, known = run.evaluation_set, state.evaluations
+    assert measured is not None
+    assert known is not None
+    best_step = None if known.best is None else known.best.step
+    _emit(
+        run,
+        state,
+        "eval",
+        {
+            "name": "evaluation",
+            **loss.as_json(),
+            "images": len(measured.images),
+            "held_out": measured.is_held_out,
+            "weights": "ema" if weights_of_result(run.plan.identity) == "ema" else "trained",
+            "basis": known.basis,
+            "is_best": best_step == state.step,
+            "best_step": best_step,
+            "took_s": round(took_s, 3),
+        },
+    )
 
 
 def report_checkpoint(run: Run, state: TrainingState, written: WrittenFolder) -> None:

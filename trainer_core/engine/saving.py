@@ -3,6 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from trainer_core.checkpoint.folders import committed_checkpoints, keep_newest
 from trainer_core.checkpoint.identity import checkpoint_identity
 from trainer_core.checkpoint.matmul import matmul_scalar
@@ -23,16 +25,19 @@ from trainer_core.export.origin import BASE_MODEL
 from trainer_core.export.parameters_in_memory import ParametersInMemory
 from trainer_core.export.write_adapter import write_adapters
 from trainer_core.faultpoints import fault_point
+from trainer_core.validation.evaluations import evaluations_in
 
 _LOSS_BEFORE = "probe_before"
 """Scalar of the manifest: the fixed validation loss before the first step."""
+_EVALUATIONS = "evaluations"
+"""Scalar of the manifest, where there are any."""
 
 
 def save(run: Run, state: TrainingState) -> None:
     """Write a checkpoint of the current step and report it. Rank 0 writes for all ranks.
 
     The step event always comes before the checkpoint event. Older checkpoints are deleted, except
-    the newest ``keep_checkpoints`` of the job, unless the supervisor deletes them. Raises
+    as many as ``keep_checkpoints`` of the job says, unless the supervisor deletes them. Raises
     NonFiniteLossError where a tensor is not finite, and DiskError.
     """
     report_step(run, state)
@@ -40,6 +45,8 @@ def save(run: Run, state: TrainingState) -> None:
     trained = run.backend.tensors()
     _check_finite(trained, state.step)
     state.saved_step = state.step
+    if state.evaluations is not None:
+        state.evaluations = state.evaluations.with_checkpoint(state.step)
     if run.backend.rank != 0:
         return
     facts = CheckpointFacts(
@@ -49,6 +56,7 @@ def save(run: Run, state: TrainingState) -> None:
         scalars={
             _LOSS_BEFORE: state.loss_before,
             "loss": state.loss,
+            **_evaluations_scalar(state),
             BASE_MODEL: run.plan.identity.base.name,
             **matmul_scalar(run.loaded.matmul),
             **environment_fingerprint(run.loaded.network.compute.device),
@@ -66,7 +74,7 @@ def save(run: Run, state: TrainingState) -> None:
     written = write_checkpoint(folder, facts, trained, adapters)
     fault_point("checkpoint.after_rename")
     if run.job.waiting_checkpoints is None:
-        keep_newest(folder, run.job.keep_checkpoints)
+        keep_newest(folder, run.job.keep_checkpoints, best_step=_best_step(state))
     fault_point("checkpoint.before_event")
     report_checkpoint(run, state, written)
 
@@ -115,8 +123,23 @@ def resume(run: Run, state: TrainingState, folder: Path) -> None:
     state.step = state.saved_step = manifest.step
     before = manifest.scalars.get(_LOSS_BEFORE)
     state.loss_before = before if isinstance(before, dict) else None
+    if run.evaluation_set is not None:
+        written = manifest.scalars.get(_EVALUATIONS)
+        state.evaluations = evaluations_in(written, run.evaluation_set.digest())
     loss = manifest.scalars.get("loss")
     state.loss = loss if isinstance(loss, float) else None
+
+
+def _evaluations_scalar(state: TrainingState) -> dict[str, JsonValue]:
+    if state.evaluations is None:
+        return {}
+    return {_EVALUATIONS: state.evaluations.model_dump(mode="json")}
+
+
+def _best_step(state: TrainingState) -> int | None:
+    """The step of the checkpoint with the lowest evaluation loss; None where none has one."""
+    best = None if state.evaluations is None else state.evaluations.best_checkpoint
+    return None if best is None else best.step
 
 
 def _check_finite(trained: TrainedTensors, step: int) -> None:

@@ -1,6 +1,7 @@
 """A run while it trains: its constant part, and the part that changes with each step."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from pydantic import JsonValue
 
@@ -18,6 +19,8 @@ from trainer_core.optim.schedule import learning_rate_at
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
 from trainer_core.process.job import Job
+from trainer_core.validation.evaluation import EvaluationSet, evaluation_set
+from trainer_core.validation.evaluations import Evaluations
 from trainer_core.validation.fixed_loss import EvaluationSample, evaluation_samples
 
 
@@ -35,6 +38,9 @@ class Run:
     last_step: int
     """The number of optimizer steps."""
     evaluation_samples: tuple[EvaluationSample, ...]
+    """Of the fixed validation loss."""
+    evaluation_set: EvaluationSet | None
+    """Of the evaluation loss; None: it is not measured."""
 
     @property
     def plan(self) -> Plan:
@@ -63,6 +69,21 @@ class Run:
         if every is not None and step % every == 0:
             return True
         return every_epochs is not None and timeline.ends_epoch(step, every=every_epochs)
+
+    def is_evaluation_step(self, step: int) -> bool:
+        """Whether the evaluation loss is measured after a step; step 0 is before the first one."""
+        plan = self.plan.operation.evaluation
+        if plan is None:
+            return False
+        if step in (0, self.last_step):
+            return True
+        if plan.step_interval is not None and step % plan.step_interval == 0:
+            return True
+        every = plan.epoch_interval
+        return every is not None and self.sampler.timeline.ends_epoch(
+            step,
+            every=Fraction(repr(every)),  # as written: 0.1 is a tenth, which no float is
+        )
 
     def learning_rate(self, step: int) -> float:
         """The scheduled rate of an optimizer step, counted from 1."""
@@ -95,6 +116,8 @@ class TrainingState:
     """Training loss of the current step."""
     loss_before: dict[str, JsonValue] | None = None
     """Fixed validation loss before the first step, as its event reports it."""
+    evaluations: Evaluations | None = None
+    """Evaluation losses up to the current step; None before the first."""
     launched: Pending | None = None
     """The step after ``step``, once it is launched; ``complete_step`` reads it."""
     pending_event: StepMetrics | None = None
@@ -123,4 +146,13 @@ def open_run(job: Job, loaded: LoadedRun, events: EventWriter, control: Control)
         evaluation_samples=evaluation_samples(
             job.index, identity.seed, samples_in_order(identity, job.index)
         ),
+        evaluation_set=_evaluation_set(job),
     )
+
+
+def _evaluation_set(job: Job) -> EvaluationSet | None:
+    plan = job.plan.operation.evaluation
+    if plan is None:
+        return None
+    regularisation = {each.id for each in job.plan.identity.backends if each.is_regularisation}
+    return evaluation_set(plan, job.index, regularisation=regularisation)

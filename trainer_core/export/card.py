@@ -23,6 +23,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
         _summary(facts, kind),
         _sample(facts["sample"]),
         _losses(facts["loss"], facts["options"]),
+        _evaluation(facts.get("evaluation")),
         _captions(facts.get("captions")),
         _settings(facts["options"]),
         usage_section(facts),
@@ -90,6 +91,22 @@ def _losses(loss: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     where = " where the masks count" if options.get("masked_loss_probability") else ""
     explanation = f"{measure} of the velocity{where}; images, noise and noise levels are the same."
     rows += ["", explanation]
+    return "\n".join(rows)
+
+
+def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
+    """First, best and last evaluation loss; empty where none was measured."""
+    if not evaluation or not evaluation["measured"]:
+        return ""
+    measured = evaluation["measured"]
+    shown = {each["step"]: each for each in (measured[0], measured[-1])}
+    shown |= {e["step"]: e for e in measured if e["step"] == evaluation["best_step"]}
+    rows = ["## Evaluation", "", "| step | loss | 95 % interval |", "| --- | --- | --- |"]
+    for step, each in sorted(shown.items()):
+        interval = "-" if each["low"] is None else f"{each['low']:.6f} to {each['high']:.6f}"
+        best = " (the lowest)" if step == evaluation["best_step"] else ""
+        rows.append(f"| {step}{best} | {_number(each['mean'])} | {interval} |")
+    rows += ["", "Mean squared error of the velocity on the same images, noise and noise levels."]
     return "\n".join(rows)
 
 

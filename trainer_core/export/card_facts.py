@@ -22,12 +22,14 @@ def card_facts(
     matmul: MatmulKind,
     captions: CutCaptions | None = None,
     is_checkpoint: bool = False,
+    evaluation: Mapping[str, JsonValue] | None = None,
 ) -> dict[str, JsonValue]:
     """The content of ``card.json``: settings and losses, without paths, captions or tenant names.
 
     ``weights`` says which values of the trained parameters the result has, ``matmul`` how the run
     multiplied with the base, ``captions`` how many captions were cut off. ``step`` is its last one,
     or that of a checkpoint, which has neither a picture nor a loss after the training.
+    ``evaluation``: the evaluation losses, where the run has measured any.
     """
     identity, operation = plan.identity, plan.operation
     start = identity.start_adapter
@@ -50,6 +52,7 @@ def card_facts(
         },
         "captions": None if captions is None else _captions(captions),
         "loss": {"before": _means(loss_before), "after": _means(loss_after)},
+        **({} if evaluation is None else {"evaluation": {**evaluation}}),
         "sample": {
             "path": None if is_checkpoint else "samples/0.png",
             "prompt": operation.sample_prompt,

@@ -1,8 +1,9 @@
 """Events as lines of text, for the display of a local run and for the log of the process."""
 
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from trainer_core.in_words import duration, speed
 from trainer_core.process.events import Event
@@ -72,12 +73,28 @@ def step_facts(event: Event) -> str:
 
 def outcome_line(event: Event) -> str:
     """The line shown for an event on either kind of console; empty for most events."""
+    data = event.data
     match event.name:
         case "checkpoint":
             return f"step {event.step}: checkpoint saved"
-        case "eval" if event.data.get("mean") is not None:
-            held_out = event.data.get("held_out_mean")
+        case "eval" if data.get("name") == "evaluation":
+            return f"step {event.step}: {evaluation_text(event.step, data)}"
+        case "eval" if data.get("mean") is not None:
+            held_out = data.get("held_out_mean")
             rest = "" if held_out is None else f", held out {held_out:.4f}"
-            name = _EVALUATIONS.get(event.data["name"], event.data["name"])
-            return f"step {event.step}: {name} loss {event.data['mean']:.4f}{rest}"
+            name = _EVALUATIONS.get(data["name"], data["name"])
+            return f"step {event.step}: {name} loss {data['mean']:.4f}{rest}"
     return ""
+
+
+def evaluation_text(step: int, data: Mapping[str, Any]) -> str:
+    """``evaluation loss 0.5123 (0.4988 to 0.5258, 4 held-out images), the lowest so far``."""
+    images = data.get("images")
+    kind = "held-out" if data.get("held_out") else "training"
+    facts = f"{images} {kind} image{'' if images == 1 else 's'}"
+    if data.get("mean") is None:
+        return f"evaluation loss is not finite ({facts})"
+    if data.get("low") is not None and data.get("high") is not None:
+        facts = f"{data['low']:.4f} to {data['high']:.4f}, {facts}"
+    best = ", the lowest so far" if data.get("is_best") and step > 0 else ""
+    return f"evaluation loss {data['mean']:.4f} ({facts}){best}"

@@ -6,16 +6,20 @@ from typing import Any, Final
 
 _STEP_SCALARS: Final = ("loss", "balance_loss", "learning_rate", "grad_max", "steps_per_s",
                         "allocated_bytes", "reserved_bytes")  # fmt: skip
-_EVAL_SCALARS: Final = ("mean", "held_out_mean")
+_EVAL_SCALARS: Final = ("mean", "held_out_mean", "low", "high")
 
 
 def scalars_of(event: str, data: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers of an event of this name; missing ones are left out."""
+    named: dict[str, object]
     match event:
         case "step":
             named = {f"train/{name}": data.get(name) for name in _STEP_SCALARS}
         case "eval" if isinstance(data.get("name"), str):
-            named = {f"eval/{data['name']}/{name}": data.get(name) for name in _EVAL_SCALARS}
+            at = f"eval/{data['name']}"
+            named = {f"{at}/{name}": data.get(name) for name in _EVAL_SCALARS}
+            named |= _means_in(data.get("by_sigma"), "sigma", at)
+            named |= _means_in(data.get("by_backend"), "backend", at)
         case _:
             return {}
     return {
@@ -23,3 +27,13 @@ def scalars_of(event: str, data: Mapping[str, Any]) -> dict[str, float]:
         for name, value in named.items()
         if isinstance(value, int | float) and abs(value) <= sys.float_info.max
     }
+
+
+def _means_in(parts: object, key: str, at: str) -> dict[str, object]:
+    """The mean of each part, named such as ``eval/evaluation/sigma_0.2500``."""
+    means: dict[str, object] = {}
+    for part in parts if isinstance(parts, list) else ():
+        if isinstance(part, Mapping) and isinstance(value := part.get(key), float | str):
+            shown = f"{value:.4f}" if isinstance(value, float) else value
+            means[f"{at}/{key}_{shown}"] = part.get("mean")
+    return means

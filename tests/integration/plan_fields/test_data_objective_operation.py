@@ -4,6 +4,7 @@ import pytest
 
 from tests.integration.plan_fields import (
     fields_data,
+    fields_evaluation,
     fields_mixing,
     fields_objective,
     fields_operation,
@@ -14,6 +15,7 @@ from tests.integration.plan_fields.environment import Environment
 
 _NAMES = [
     *fields_data.GROUP.names,
+    *fields_evaluation.GROUP.names,
     *fields_mixing.GROUP.names,
     *fields_objective.GROUP.names,
     *fields_operation.GROUP.names,

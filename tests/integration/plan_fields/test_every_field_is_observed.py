@@ -3,6 +3,7 @@
 from tests.integration.plan_fields import (
     fields_adapter,
     fields_data,
+    fields_evaluation,
     fields_mixing,
     fields_objective,
     fields_operation,
@@ -15,6 +16,7 @@ from trainer_core.config.plan import Plan
 MODULES = (
     fields_adapter,
     fields_data,
+    fields_evaluation,
     fields_mixing,
     fields_objective,
     fields_operation,

@@ -1,6 +1,7 @@
 """The plan of a run: its documents, module shapes, digests and problems. Imports no torch."""
 
 from trainer_core.config.plan.document import Plan
+from trainer_core.config.plan.evaluation import Evaluation
 from trainer_core.config.plan.identity import (
     HOST_ASKING_OPTIMIZERS,
     SHARDED_OPTIMIZERS,
@@ -72,6 +73,7 @@ __all__ = [
     "Device",
     "EmaPictures",
     "EmaPlan",
+    "Evaluation",
     "HuberSchedule",
     "Identity",
     "LokrAdapter",

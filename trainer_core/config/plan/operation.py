@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from trainer_core.config.plan.evaluation import Evaluation
 from trainer_core.config.plan.frozen import Many, Sparse
 from trainer_core.config.plan.pictures import Pictures
 
@@ -28,7 +29,7 @@ class Publication(Sparse):
 class Operation(Sparse):
     """How a run is carried out."""
 
-    left_out: ClassVar = ("checkpoint_epoch_interval", "pictures")
+    left_out: ClassVar = ("checkpoint_epoch_interval", "pictures", "evaluation")
 
     checkpoint_step_interval: int = Field(ge=1)
     """Optimizer steps between checkpoints. A killed run loses at most this many steps."""
@@ -70,4 +71,6 @@ class Operation(Sparse):
     sample_seed: int = Field(ge=0)
     pictures: Pictures | None = None
     """Pictures that are made while it trains; None: none are."""
+    evaluation: Evaluation | None = None
+    """None: no evaluation loss is measured."""
     publication: Publication

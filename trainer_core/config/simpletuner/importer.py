@@ -112,7 +112,7 @@ def import_run(
     resolved = backends_of(data_backends, options, max_area_px)
     parts = _identity_parts(options, adapter, start_adapter, resolved.backends)
     check_caption_length(options)
-    operation = operation_of(options, prompt_library, max_area_px, resolved.folders)
+    operation = operation_of(options, prompt_library, max_area_px, resolved)
     if findings.problems or base is None:
         raise PlanError(findings.problems, findings.notices)
     identity = parts(Base(name=base.name, digest=base.digest))

@@ -7,8 +7,10 @@ from typing import Final
 from pydantic import JsonValue
 
 from trainer_core.config.plan import Operation, Publication
+from trainer_core.config.simpletuner.backends import ResolvedBackends
 from trainer_core.config.simpletuner.deepspeed import uses_deepspeed, zero_stage_of
 from trainer_core.config.simpletuner.ema import ema_device_of
+from trainer_core.config.simpletuner.evaluation import evaluation_of
 from trainer_core.config.simpletuner.model import fourth_encoder_of, is_full_rank
 from trainer_core.config.simpletuner.pictures import pictures_of
 from trainer_core.config.simpletuner.placeholders import USUAL_OUTPUT_DIR
@@ -113,9 +115,9 @@ def operation_of(
     config: Options,
     prompt_library: Mapping[str, JsonValue] | None,
     max_area_px: int,
-    folders: dict[str, str],
+    data: ResolvedBackends,
 ) -> Operation:
-    """``folders``: backend id → folder of its images. ``max_area_px``: of the base model."""
+    """``max_area_px``: the largest area that the base model takes."""
     prompts = prompts_of(config, prompt_library or {})
     sizes_px = sizes_of(config, max_area_px)
     pictures = pictures_of(config, prompts, sizes_px)
@@ -140,7 +142,7 @@ def operation_of(
         tracker_run_name=trackers.run_name,
         text_encoder_4_source=fourth_encoder_of(config),
         output_dir=_output_dir(config),
-        data_dirs=folders,
+        data_dirs=data.folders,
         sample_prompt=sample.prompt,
         sample_negative_prompt=sample.negative_prompt,
         sample_steps=sample.steps,
@@ -149,6 +151,7 @@ def operation_of(
         sample_height_px=sample.height_px,
         sample_seed=sample.seed,
         pictures=pictures,
+        evaluation=evaluation_of(config, data.backends),
         publication=_publication(config),
     )
 

@@ -9,6 +9,7 @@ from trainer_core.config.simpletuner.captions import RUN_CAPTIONS
 from trainer_core.config.simpletuner.crops import RUN_CROPS
 from trainer_core.config.simpletuner.deepspeed import DEEPSPEED
 from trainer_core.config.simpletuner.ema import EMA
+from trainer_core.config.simpletuner.evaluation import EVALUATION
 from trainer_core.config.simpletuner.lora import LORA
 from trainer_core.config.simpletuner.mixing import SAMPLING
 from trainer_core.config.simpletuner.model import MODEL
@@ -33,6 +34,6 @@ OPTIONS: Final[Mapping[str, Verdict]] = joined(
     *(STEPS, DEEPSPEED, OPTIMIZER, SCHEDULE, EMA),
     *(TIMESTEPS, OBJECTIVE),
     *(RUN_SIZES, RUN_CROPS, RUN_CAPTIONS, SAMPLING, CACHE),
-    *(OPERATION, REPORTING, SAMPLES, PICTURES, OTHERS, OTHER_NAMES),
+    *(OPERATION, REPORTING, SAMPLES, PICTURES, EVALUATION, OTHERS, OTHER_NAMES),
 )
 """Name, without leading dashes → row."""

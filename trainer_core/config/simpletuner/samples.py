@@ -1,4 +1,4 @@
-"""Options of the sample image in the result, which pictures share, and of evaluation."""
+"""Options of the sample image in the result, which pictures share."""
 
 import math
 import re
@@ -40,15 +40,7 @@ LIBRARY: Final = SAMPLES.path(
     "Path of prompts by nickname, in a local run: each is painted while it trains. The first one "
     "is the sample's where validation_prompt is not given.",
 )
-_NO_EVALUATION: Final = "nothing is evaluated while it trains, but the fixed validation loss."
 SAMPLES.unlike(SIZE, "The size is taken as it is; SimpleTuner always paints about 1024² pixels.")
-SAMPLES.differs("eval_steps_interval eval_epoch_interval", _NO_EVALUATION, 0)
-SAMPLES.differs("evaluation_type", _NO_EVALUATION, "none")
-SAMPLES.no_effect(
-    "eval_timesteps num_eval_images eval_dataset_id eval_dataset_pooling eval_loss_disable "
-    "pretrained_evaluation_model_name_or_path",
-    _NO_EVALUATION,
-)
 
 _SIZE_PATTERN: Final = re.compile(r"([0-9]{1,5})(?:\.0+)?(?:x([0-9]{1,5})(?:\.0+)?)?")
 _MULTIPLE_PX: Final = 16
