@@ -234,6 +234,14 @@ def _of_end(work: dict[str, Any]) -> float:
     return 64 * float(work["pass_flops"]) + float(work["sample_flops"])
 
 
+def _pictures_s(work: dict[str, Any], *, steps: int, has_started: bool, end_s: float) -> float:
+    """Of the pictures that are made while it trains, by ``end_s``, the time of ``_of_end``."""
+    flops = steps * float(work.get("pictures_flops_a_step", 0.0))  # older ones have no such key
+    if not has_started:
+        flops += float(work.get("first_pictures_flops", 0.0))
+    return end_s * flops / _of_end(work)
+
+
 def _ratio(task: Task, attempt: MeasuredAttempt, part: Part) -> float:
     return part(task.work) / part(attempt.work)
 
@@ -276,10 +284,15 @@ def _forecast(
         saving_s = task.checkpoints * checkpoint_s
     else:
         training_s, saving_s = task.steps * task.own_step_s, 0.0
-    beside_steps_s = max(0.0, attempt.charged_s - attempt.num_steps * attempt.step_s)
+    pictures_s = _pictures_s(task.work, steps=task.steps, has_started=task.has_started, end_s=end_s)
+    its_pictures_s = _pictures_s(
+        attempt.work, steps=attempt.num_steps, has_started=False, end_s=attempt.end_s or 0.0
+    )
+    its_steps_s = attempt.num_steps * attempt.step_s
+    beside_steps_s = max(0.0, attempt.charged_s - its_steps_s - its_pictures_s)
     return _Forecast(
-        seconds=max(1e-3, before_s + training_s + saving_s + end_s),
-        charged_s=training_s + beside_steps_s,
+        seconds=max(1e-3, before_s + training_s + saving_s + pictures_s + end_s),
+        charged_s=training_s + pictures_s + beside_steps_s,
     )
 
 

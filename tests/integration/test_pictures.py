@@ -20,6 +20,7 @@ from trainer_core.checkpoint.folders import read_manifest
 from trainer_core.checkpoint.layout import adapter_files
 from trainer_core.data.indexing import build_index
 from trainer_core.engine.loop import run_job
+from trainer_core.local.contact_sheet import write_contact_sheet
 from trainer_core.painting.generate import generate
 from trainer_core.painting.options import ImageRequest, PaintingOptions
 from trainer_core.process.control import Control
@@ -183,3 +184,33 @@ def test_generate_makes_the_same_picture_of_the_checkpoint(
     assert np.array_equal(own, picture)
     base = painted.folder / "samples/step-000000/validation-64x32-5-base.png"
     assert not np.array_equal(np.asarray(Image.open(base)), picture)
+
+
+def test_a_stop_leaves_pictures_to_the_resumed_run(
+    painted: Trained, tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    """Each picture is made once; a contact sheet may be made of them."""
+    job = job_of(tiny_folder, shards, tmp_path, **PICTURES)
+    seen = []
+
+    def second_picture_of_step_2(event: Event) -> bool:
+        if event.name == "sample" and event.step == 2:
+            seen.append(event)
+        return len(seen) == 2
+
+    stopped = run(job, stop_at=second_picture_of_step_2)
+    assert not stopped.is_finished
+    assert len(stopped.pictures()) == 4
+    checkpoint = tmp_path / "checkpoints/step-00000002"
+    finished = run(job.model_copy(update={"resume_from": str(checkpoint)}))
+
+    assert finished.is_finished
+    assert [e["path"] for e in finished.pictures()] == [e["path"] for e in painted.pictures()]
+    digests = [[e["sha256"] for e in each.pictures()] for each in (finished, painted)]
+    assert digests[0] == digests[1]
+    assert finished.state_of(4) == painted.state_of(4)
+    write_contact_sheet(job.plan, tmp_path)
+    with Image.open(tmp_path / "samples/contact-sheet.png") as sheet:
+        contents = json.loads(sheet.text["Description"])  # type: ignore[attr-defined]
+    assert contents["rows"] == ["base", *(f"step {n}{e}" for n in (2, 4) for e in ("", " ema"))]
+    assert contents["columns"] == ["validation 64x32 seed 5", "validation 32x32 seed 5"]

@@ -92,25 +92,29 @@ def test_the_checkpoint_holds_whole_tensors_by_name(whole: Path, tiny_folder: Pa
 def test_a_resumed_run_ends_with_the_same_weights(
     whole: Path, tiny_folder: Path, shards: Path, tmp_path: Path, stage: int
 ) -> None:
-    job = full_job(tiny_folder, shards, tmp_path, zero_stage=stage)
+    """Also with pictures while it trains, which the first run does not make."""
+    job = full_job(tiny_folder, shards, tmp_path, zero_stage=stage, validation_step_interval=1)
     job["resume_from"] = str(whole / "output/checkpoints/step-00000002")
 
     status, events = train(job, tmp_path)
 
     assert status == 0, (tmp_path / "output.log").read_text()
     assert [e["step"] for e in events if e["event"] == "step"] == [3, 4]
+    assert [e["step"] for e in events if "sha256" in e and e["event"] == "sample"] == [2, 3, 4]
     assert_close(state_of(whole), state_of(tmp_path), exact=stage == 2)
 
 
 def test_two_ranks_take_the_same_steps(
     whole: Path, tiny_folder: Path, shards: Path, tmp_path: Path
 ) -> None:
-    job = full_job(tiny_folder, shards, tmp_path)
+    job = full_job(tiny_folder, shards, tmp_path, validation_step_interval=2)
     process = start_train(job, tmp_path, ranks=2)
 
     assert process.wait(timeout=300) == 0, (tmp_path / "output.log").read_text()
 
-    assert events_in(tmp_path)[-1]["event"] == "finished"
+    events = events_in(tmp_path)
+    assert events[-1]["event"] == "finished"
+    assert [e["step"] for e in events if "sha256" in e and e["event"] == "sample"] == [0, 2, 4]
     assert_close(state_of(whole), state_of(tmp_path), exact=False)
 
 

@@ -47,7 +47,30 @@ def test_a_run_is_taken_apart() -> None:
         "checkpoint_s": 4.0,
         "end_s": 11.0,
         "process_s": 35.0,
+        "pictures_s": 0.0,
     }
+
+
+def test_pictures_are_no_part_of_start_steps_and_end() -> None:
+    found = times_of(
+        stage("loading", 0, 0.0),
+        stage("sampling", 0, 5.0),
+        ("sample", 0, 9.0, {}),
+        stage("training", 0, 10.0),
+        ("stage", 1, 12.0, {"stage": "training", **_TIMINGS}),
+        ("step", 1, 12.0, {}),
+        ("step", 2, 14.0, {}),
+        stage("sampling", 2, 14.0),
+        stage("paused", 2, 17.0),
+        stage("sampling", 2, 19.0),
+        ("sample", 2, 20.0, {}),
+        stage("training", 2, 20.0),
+        ("step", 3, 22.0, {}),
+        stage("sampling", 3, 22.0),
+        stage("finalizing", 3, 25.0),
+        ("finished", 3, 26.0, {}),
+    )
+    assert (found["start_s"], found["pictures_s"], found["end_s"]) == (7.0, 9.0, 4.0)
 
 
 def test_steps_without_an_event_of_their_own_are_counted() -> None:

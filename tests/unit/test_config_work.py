@@ -22,6 +22,19 @@ def test_work_grows_with_pictures_batch_and_sampling() -> None:
     assert more.sample_flops == 2 * small.sample_flops
 
 
+def test_pictures_while_it_trains_are_work() -> None:
+    painted = {"validation_step_interval": 100, "disable_benchmark": False}
+    work = work_of(plan(**painted), TRUE_CONFIG, image_px=512**2)
+    assert work.first_pictures_flops == work.sample_flops > 0  # one prompt, as the sample's
+    assert work.pictures_flops_a_step == work.sample_flops / 100
+    two = work_of(
+        plan(**painted, num_validation_images=2, use_ema=True), TRUE_CONFIG, image_px=512**2
+    )
+    assert two.pictures_flops_a_step == 4 * work.pictures_flops_a_step
+    none = work_of(plan(validation_step_interval=0), TRUE_CONFIG, image_px=512**2)
+    assert (none.first_pictures_flops, none.pictures_flops_a_step) == (0, 0)
+
+
 def test_settings_that_choose_how_the_work_is_done_are_traits() -> None:
     usual = work_of(plan(), TRUE_CONFIG, image_px=512**2)
     for name, value in (

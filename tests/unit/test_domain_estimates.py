@@ -76,6 +76,20 @@ def test_a_run_like_the_measured_ones_takes_as_long_step_by_step() -> None:
     assert (found.basis.likeness, found.basis.num_attempts) == ("same", 3)
 
 
+def test_pictures_take_the_time_that_the_end_shows() -> None:
+    of = work()
+    end_flops = 64 * of["pass_flops"] + of["sample_flops"]
+    painted = {
+        **of,
+        "pictures_flops_a_step": end_flops / 100,
+        "first_pictures_flops": end_flops / 2,
+    }
+    plain, more = (estimated(whole_run(each, 1000), attempt(of)) for each in (of, painted))
+    # The end takes 20 s: 10 times as much while it trains, and half of it before.
+    assert math.isclose(more.seconds.p50 - plain.seconds.p50, 210, rel_tol=1e-6)
+    assert math.isclose(more.charged_s.p50 - plain.charged_s.p50, 210, rel_tol=1e-6)
+
+
 def test_the_last_step_has_a_checkpoint_of_its_own() -> None:
     assert whole_run(work(interval=100), 250).checkpoints == 3
     assert whole_run(work(interval=100), 200).checkpoints == 2

@@ -1,15 +1,16 @@
 """Pause and stop requests of the supervisor; all ranks act on them at the same step."""
 
 from trainer_core.engine.complete import complete_step
-from trainer_core.engine.reporting import report_stage, report_step
+from trainer_core.engine.reporting import Stage, report_stage, report_step
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.process.control import ControlRequest, StopRequestedError
 
 
-def check_control(run: Run, state: TrainingState) -> None:
+def check_control(run: Run, state: TrainingState, *, stage: Stage = "training") -> None:
     """Wait while a pause is requested; raise StopRequestedError where a stop is.
 
-    Every rank calls it before it launches the same step.
+    Every rank calls it before it launches the same step, or makes the same picture. ``stage``: in
+    which the run goes on after a pause.
     """
     request = _request(run)
     if request is ControlRequest.PAUSE:
@@ -20,7 +21,7 @@ def check_control(run: Run, state: TrainingState) -> None:
             run.control.wait()
             request = _request(run)
         state.throughput.start(state.step)
-        report_stage(run, state, "training")
+        report_stage(run, state, stage)
     if request is ControlRequest.STOP:
         raise StopRequestedError("a stop was requested")
 

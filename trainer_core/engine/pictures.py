@@ -103,7 +103,7 @@ def _make(
         for each, group in groups:
             with _weights(run, pictures, each):
                 for picture in group:
-                    check_control(run, state)
+                    check_control(run, state, stage="sampling")
                     painter.make(picture, is_resumed=is_resumed)
     finally:
         painter.tell_left_out()

@@ -20,6 +20,7 @@ from trainer_core.data.index import DataIndex
 from trainer_core.data.length import steps_on
 from trainer_core.errors import CheckpointCorruptError, CheckpointError, NoWholeCheckpointError
 from trainer_core.hidream.quiet import quieten_libraries
+from trainer_core.local.contact_sheet import contact_sheets
 from trainer_core.local.data import LocalData, scan
 from trainer_core.local.folder import (
     JOB_NAME,
@@ -152,6 +153,7 @@ class Attempt:
         self._prepare_folder(start, this, from_step, checkpoints.damaged)
         replace_file(self.output_dir / JOB_NAME, job.model_dump_json() + "\n")
         with self.publishing(job.plan, self.output_dir, self.events, self.reporter):
+            self.events.listen("the contact sheet", contact_sheets(job.plan, self.output_dir))
             with trackers(plan, self.output_dir, self.events, from_step=from_step):
                 if not self._run_training(job):
                     return None

@@ -21,14 +21,21 @@ class AttemptTimes:
         self._checkpoints = 0
         self._checkpointing_s = 0.0
         self._paused_s = 0.0
+        self._sampling_s = 0.0
+        """Of the newest stage of this name: of pictures, unless it is the sample of the result."""
+        self._pictures_s = 0.0
+        """Of the pictures that were made while it trains."""
 
     def note(self, event: Event) -> None:
         """Take one event."""
         self._pass(event)
         if event.name == "stage":
             self._stage = str(event.data.get("stage"))
+            if self._stage == "training":  # the sample of the result is followed by none
+                self._pictures_s += self._sampling_s
+                self._sampling_s = 0.0
             if self._start_s is None and "timings" in event.data:
-                self._start_s = event.t_s
+                self._start_s = event.t_s - self._pictures_s
                 self._since_step_s = 0.0
         elif event.name == "checkpoint":
             self._checkpoints += 1
@@ -37,6 +44,8 @@ class AttemptTimes:
 
     def _pass(self, event: Event) -> None:
         passed_s, self._t_s = event.t_s - self._t_s, event.t_s
+        if self._stage == "sampling":
+            self._sampling_s += passed_s
         if self._start_s is None:
             self._step = event.step
             return
@@ -57,10 +66,17 @@ class AttemptTimes:
 
         ``start_s`` ends with the first step. ``step_s`` is the mean of the steps after it,
         ``checkpoint_s`` of the checkpoints. ``end_s`` is what followed the last step, without
-        checkpoints. Pauses are part of ``process_s`` only.
+        checkpoints. Pauses are part of ``process_s`` only, and so are pictures, whose time
+        ``pictures_s`` is in no other part.
         """
         start_s = self._start_s
-        used_s = (start_s or 0.0) + self._steps_s + self._checkpointing_s + self._paused_s
+        used_s = (
+            (start_s or 0.0)
+            + self._steps_s
+            + self._checkpointing_s
+            + self._paused_s
+            + self._pictures_s
+        )
         return {
             "steps": self._steps,
             "start_s": start_s,
@@ -70,4 +86,5 @@ class AttemptTimes:
             else None,
             "end_s": None if start_s is None else self._t_s - used_s,
             "process_s": self._t_s,
+            "pictures_s": self._pictures_s,
         }

@@ -13,7 +13,7 @@ _STAGES: Final = {
     "base_model": "base model",
     "loading": "loading the model",
     "checkpointing": "checkpoint",
-    "sampling": "sample image",
+    "sampling": "pictures",
     "finalizing": "writing the result",
 }
 """Stage → the name shown, where it differs from the stage's own name."""
@@ -77,6 +77,8 @@ def outcome_line(event: Event) -> str:
     match event.name:
         case "checkpoint":
             return f"step {event.step}: checkpoint saved"
+        case "sample" if data.get("took_s") is not None:
+            return f"step {event.step}: {data['path']} ({duration(data['took_s'])})"
         case "eval" if data.get("name") == "evaluation":
             return f"step {event.step}: {evaluation_text(event.step, data)}"
         case "eval" if data.get("mean") is not None:

@@ -1,6 +1,7 @@
 """Pictures that a run makes while it trains: which there are, and their files."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,7 @@ from trainer_core.whole_file import draft_of
 
 FOLDER: Final = "samples"
 _SUFFIXES: Final[Mapping[Shown, str]] = {"trained": "", "ema": "-ema", "base": "-base"}
+_STEP: Final = re.compile(r"step-([0-9]{6,12})")
 _PATCH_PX: Final = 16
 ADAPTER_FACT: Final = "adapter_sha256"
 """The one fact that differs between two pictures of the same weights: the file may be gone."""
@@ -39,6 +41,12 @@ class Picture:
         size = f"{self.size.width_px}x{self.size.height_px}"
         name = f"{self.prompt.name}-{size}-{self.seed}{_SUFFIXES[self.shown]}.png"
         return PurePosixPath(FOLDER, f"step-{self.step:06d}", name)
+
+
+def step_of(folder: str) -> int | None:
+    """The step of a folder below ``FOLDER``; None where it is none."""
+    found = _STEP.fullmatch(folder)
+    return None if found is None else int(found[1])
 
 
 def pictures_of(plan: Pictures, step: int, shown: Shown) -> Iterator[Picture]:

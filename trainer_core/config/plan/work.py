@@ -34,6 +34,10 @@ class Work(Frozen):
     """Of the sample picture in the result."""
     checkpoint_interval: int
     """Steps between checkpoints, in the mean."""
+    pictures_flops_a_step: float = 0.0
+    """Of the pictures that are made while it trains, shared among the steps."""
+    first_pictures_flops: float = 0.0
+    """Of those before the first step."""
 
 
 def work_of(
@@ -56,12 +60,50 @@ def work_of(
     passes = 3 if identity.adapter is None else 2  # forward, and back to inputs and to weights
     samples = identity.micro_batch_size * identity.accumulation_steps
     sample_px = operation.sample_width_px * operation.sample_height_px
+    pictures = _picture_flops(operation, transformer)
     return Work(
         traits=_traits(plan),
         step_flops=samples * passes * pass_flops,
         pass_flops=pass_flops,
         sample_flops=_GUIDED_PASSES * operation.sample_steps * _pass_flops(transformer, sample_px),
         checkpoint_interval=_checkpoint_interval(operation, epoch_steps),
+        pictures_flops_a_step=pictures * _pictures_a_step(plan, epoch_steps),
+        first_pictures_flops=pictures * _first_pictures(plan),
+    )
+
+
+def _picture_flops(operation: Operation, transformer: Mapping[str, Any]) -> float:
+    """Of one picture of each prompt, size and seed."""
+    pictures = operation.pictures
+    if pictures is None:
+        return 0.0
+    passes = _GUIDED_PASSES if pictures.guidance > 1 else 1
+    of_sizes = sum(
+        _pass_flops(transformer, size.width_px * size.height_px) for size in pictures.sizes
+    )
+    return passes * pictures.steps * of_sizes * len(pictures.prompts) * len(pictures.seeds)
+
+
+def _pictures_a_step(plan: Plan, epoch_steps: float | None) -> float:
+    """How often, in the mean, the pictures of all prompts are made after a step."""
+    pictures = plan.operation.pictures
+    if pictures is None:
+        return 0.0
+    often = 0.0 if pictures.step_interval is None else 1 / pictures.step_interval
+    if pictures.epoch_interval is not None and epoch_steps is not None:
+        often += 1 / (pictures.epoch_interval * epoch_steps)
+    is_compared = plan.identity.ema is not None and pictures.ema == "comparison"
+    return min(often, 1.0) * (2 if is_compared else 1)
+
+
+def _first_pictures(plan: Plan) -> int:
+    """How often the pictures of all prompts are made before the first step."""
+    pictures = plan.operation.pictures
+    if pictures is None:
+        return 0
+    has_start = plan.identity.start_adapter is not None
+    return int(pictures.has_base or (pictures.on_startup and not has_start)) + int(
+        pictures.on_startup and has_start
     )
 
 

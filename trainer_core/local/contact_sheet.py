@@ -1,0 +1,79 @@
+"""The contact sheet of a local run: ``samples/contact-sheet.png``, with all its pictures so far."""
+
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+
+from trainer_core.config.plan import Pictures, Plan, Shown
+from trainer_core.disk import writing
+from trainer_core.painting.contact_sheet import Picture, contact_sheet
+from trainer_core.process.events import Event, Listener
+from trainer_core.whole_file import draft_of
+
+SHEET: Final = "samples/contact-sheet.png"
+_SHOWN: Final[tuple[Shown, ...]] = ("base", "trained", "ema")
+
+
+def contact_sheets(plan: Plan, output_dir: Path) -> Listener:
+    """Writes the sheet anew once the pictures of a step are made; gets every event."""
+    is_due = False
+
+    def listen(event: Event) -> None:
+        nonlocal is_due
+        if event.name == "sample":
+            is_due = is_due or "sha256" in event.data
+        elif is_due and event.name in ("stage", "stopped", "failed", "finished"):
+            is_due = False
+            write_contact_sheet(plan, output_dir)
+
+    return listen
+
+
+def write_contact_sheet(plan: Plan, output_dir: Path) -> None:
+    """Write the sheet of the pictures below the output folder that this plan has.
+
+    Raises DiskError, and BadImageError for a damaged picture.
+    """
+    pictures = plan.operation.pictures
+    found = [] if pictures is None else _found(plan, pictures, output_dir)
+    if not found:
+        return
+    sheet = contact_sheet(found, title=plan.operation.tracker_run_name)
+    with writing(output_dir / SHEET), draft_of(output_dir / SHEET) as draft:
+        draft.write_bytes(sheet)
+
+
+def _found(plan: Plan, pictures: Pictures, output_dir: Path) -> list[Picture]:
+    from trainer_core.validation.pictures import (  # noqa: PLC0415 - imports torch
+        FOLDER,
+        pictures_of,
+        step_of,
+    )
+
+    several = len(pictures.sizes) * len(pictures.seeds) > 1
+    digest = plan.identity_digest()
+    found = []
+    for folder in (output_dir / FOLDER).glob("step-*"):
+        step = step_of(folder.name)
+        for shown in _SHOWN if step is not None else ():
+            assert step is not None
+            for each in pictures_of(pictures, step, shown):
+                file = output_dir / each.path
+                if _plan_of(file) == digest:
+                    size = f" {each.size.width_px}x{each.size.height_px} seed {each.seed}"
+                    name = each.prompt.name + (size if several else "")
+                    found.append(Picture(step=step, name=name, weights=shown, image=file))
+    return found
+
+
+def _plan_of(file: Path) -> str | None:
+    """The digest of the plan that the picture names; an earlier run may have left pictures."""
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            assert isinstance(image, PngImageFile)
+            image.load()  # the text may follow the pixels
+            return image.text.get("plan_digest")
+    except (OSError, ValueError, SyntaxError):
+        return None
