@@ -1,6 +1,6 @@
 """Paints scenes with a base model, and counts the pictures that show what was asked for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -25,6 +25,7 @@ from trainer_core.precision.compute import choose_compute
 STEPS: Final = 24
 GUIDANCE: Final = 3.0
 _COLUMNS: Final = 10
+_LOG_EVERY: Final = 20
 
 Device = Literal["cpu", "cuda"]
 
@@ -58,6 +59,7 @@ def judge(
     sizes_px: Sequence[tuple[int, int]],
     *,
     device: Device,
+    log: Callable[[str], None],
     steps: int = STEPS,
     guidance: float = GUIDANCE,
 ) -> list[Judged]:
@@ -84,6 +86,8 @@ def judge(
             )
             seen = recognise(picture)
             judged.append(Judged(scene=scene, size_px=(width, height), picture=picture, found=seen))
+            if len(judged) % _LOG_EVERY == 0:
+                log(f"{len(judged)} pictures judged: {dict(shares_of(judged))}")
     return judged
 
 

@@ -5,6 +5,7 @@ pictures and files of SimpleTuner's options. Stages that an earlier call finishe
 """
 
 import json
+import math
 import os
 import shutil
 import time
@@ -43,6 +44,7 @@ _JUDGE_SEED: Final = 2
 _HELD_OUT_FOR_VAE: Final = 96
 _LOG_EVERY_STEPS: Final = 100
 _TIMED_STEPS: Final = 80
+_VAE_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +59,8 @@ class Recipe:
     """That draw pictures."""
     log: Callable[[str], None]
     train_s: float | None = None
-    """The transformer takes as many steps as fit into this time; None: those of the scale."""
+    """The transformer takes as many steps as fit into this time, and the VAE at most a quarter of
+    it; None: as many steps as the scale has."""
 
 
 def make(recipe: Recipe) -> Mapping[str, JsonValue]:
@@ -127,6 +130,7 @@ def _start_model(recipe: Recipe, pictures: Pictures) -> tuple[Path, Mapping[str,
             batch_px=scale.vae_batch_px,
             device=device,
             log=recipe.log,
+            limit_s=math.inf if recipe.train_s is None else _VAE_SHARE * recipe.train_s,
         )
     quality = normalise(vae, {size: images[:each] for size, images in pictures.items()})
     config = {**TRANSFORMER, **scale.transformer}
@@ -271,7 +275,7 @@ def _finish(recipe: Recipe, start: Path) -> BaseModel:
 def _judge(recipe: Recipe, model: Path) -> Mapping[str, JsonValue]:
     scale = recipe.scale
     scenes = scenes_of(scale, _JUDGE_SEED, held_out=True)[: scale.judged]
-    judged = judge(model, scenes, scale.sizes_px, device=recipe.device)
+    judged = judge(model, scenes, scale.sizes_px, device=recipe.device, log=recipe.log)
     sheet_of(judged).save(recipe.folder / "judged.png")
     return {"judged": len(judged), **shares_of(judged)}
 

@@ -33,7 +33,7 @@ class Scale:
 _WHOLE: Final = Scale(
     sizes_px=SIZES_PX,
     has=lambda _: True,
-    pictures=12_000,
+    pictures=8_000,
     vae_channels=(32, 48, 64, 64),
     vae_steps=1500,
     vae_batch_px=48 * 128 * 128,

@@ -4,6 +4,7 @@ Letters: N pictures of H × W pixels, C latent channels.
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -41,23 +42,35 @@ def train_vae(
     batch_px: int,
     device: torch.device,
     log: Callable[[str], None],
+    limit_s: float = math.inf,
 ) -> AutoencoderKL:
     """Train by absolute error and a small KL divergence. The VAE is on ``device`` afterwards.
 
-    Each step takes pictures of one size, about ``batch_px`` pixels together.
+    Args:
+        vae: is trained.
+        pictures: that are trained on.
+        steps: at most; the learning rate falls until the last one.
+        batch_px: pixels of a step, all of pictures of one size.
+        device: to train on.
+        log: gets a line now and then.
+        limit_s: seconds that it may take; the learning rate then falls by the time.
     """
+    started_s = time.monotonic()
     draw = torch.Generator().manual_seed(1)
     vae = vae.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.99))
     sizes = sorted(pictures)
     kept = {size: pictures[size].to(device) for size in sizes}
     for step in range(1, steps + 1):
+        done = max(step / steps, (time.monotonic() - started_s) / limit_s)
+        if done > 1:
+            break
         size = sizes[int(torch.randint(len(sizes), (1,), generator=draw))]
         count = max(1, batch_px // (size[0] * size[1]))
         chosen = torch.randint(len(kept[size]), (count,), generator=draw)
         images = as_input(kept[size][chosen.to(device)])
         for group in optimizer.param_groups:
-            group["lr"] = _PEAK_RATE * _share_of_rate(step, steps)
+            group["lr"] = _PEAK_RATE * _share_of_rate(step, steps, done)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             posterior = vae.encode(images).latent_dist
             noise = torch.randn(posterior.mean.shape, device=device)
@@ -101,7 +114,10 @@ def as_input(images_N3HW: torch.Tensor) -> torch.Tensor:
     return images_N3HW.float() / 127.5 - 1
 
 
-def _share_of_rate(step: int, steps: int) -> float:
-    """Of the peak learning rate: a short rise, then half a cosine down to 2 %."""
+def _share_of_rate(step: int, steps: int, done: float) -> float:
+    """Of the peak learning rate: a short rise, then half a cosine down to 2 %.
+
+    ``done``: share of the training, 0 to 1.
+    """
     rise = min(1.0, step / min(_WARMUP_STEPS, 1 + steps // 10))
-    return rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    return rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
