@@ -198,6 +198,36 @@ def test_a_resumed_run_with_dropout_has_the_same_bits(case: str) -> None:
     check_resumed(case, fields)
 
 
+@pytest.mark.parametrize("case", [*CASES, "512-fp32"])
+def test_a_measurement_between_steps_changes_no_bit(case: str) -> None:
+    fields = {**lora_with_dropout(), "optimizer": optimizer_of("adamw")}
+    plain, measured = (backend_of(case, **fields) for _ in range(2))
+
+    for step in range(1, 7):
+        found, wanted = (launch(each, step, *window(step)).read() for each in (measured, plain))
+        assert found == wanted
+        if step == 4:
+            measured.free_memory()  # graphs are captured again
+        first, again = (squared_error(measured, step) for _ in range(2))
+        assert torch.equal(first, again)
+        assert first.isfinite().all()
+
+    assert not different(snapshot(measured.tensors()), snapshot(plain.tensors()))
+
+
+def squared_error(backend: SingleProcess, step: int) -> torch.Tensor:
+    """The loss of the means' velocity, in eval mode, as an evaluation computes it."""
+    transformer = backend._network.transformer
+    objective = backend._objective.model_copy(update={"loss": "l2"})
+    batch = on_device(batch_of(step, SIZES[step % 3]), backend)
+    transformer.eval()
+    try:
+        with backend.with_means(), torch.no_grad():
+            return backend.losses(batch, objective)
+    finally:
+        transformer.train()
+
+
 def check_resumed(case: str, fields: dict[str, Any]) -> None:
     whole, broken = (backend_of(case, **fields) for _ in range(2))
     for step in range(1, 7):

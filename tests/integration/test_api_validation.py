@@ -107,7 +107,7 @@ def test_validate_says_valid_exactly_where_submit_answers_201(
 def test_notices_are_fields_in_three_groups_and_no_credential_is_stored(
     tenant: Tenant, datasets: dict[str, str], database: Database
 ) -> None:
-    written = {"prodigy_steps": 9, "eval_steps_interval": 50, "compress_disk_cache": True}
+    written = {"prodigy_steps": 9, "evaluation_type": "clip", "compress_disk_cache": True}
     request = run_request(datasets, **written)
     cache = {"id": "t", "type": "aws", "dataset_type": "text_embeds", "default": True}
     keys = {"aws_access_key_id": "AKIA-not-a-key", "--aws_secret_access_key": "not-a-secret"}
@@ -121,14 +121,14 @@ def test_notices_are_fields_in_three_groups_and_no_credential_is_stored(
         group: {each["option"] for each in each_group}
         for group, each_group in run["notices"].items()
     }
-    assert "eval_steps_interval" in groups["differs"]
+    assert "evaluation_type" in groups["differs"]
     assert "prodigy_steps" in groups["no_effect"]
     assert {"compress_disk_cache", "dataset_type"} <= groups["handled"]
     (idle,) = (n for n in run["notices"]["no_effect"] if n["option"] == "prodigy_steps")
     assert idle["pointers"] == ["/config/prodigy_steps"]
     (unneeded,) = (n for n in run["notices"]["handled"] if n["option"] == "dataset_type")
     assert unneeded["data_backends"] == ["text-embeds", "t"]
-    assert any(text.startswith("eval_steps_interval: ") for text in run["warnings"])
+    assert any(text.startswith("evaluation_type: ") for text in run["warnings"])
     assert not any("prodigy_steps" in text for text in run["warnings"])
     with database.transaction() as conn:
         stored = conn.execute("SELECT request::text FROM run_documents").fetchall()

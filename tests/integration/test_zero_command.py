@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.jobs import (
+    Event,
     events_in,
     make_job,
     start_train,
@@ -43,12 +44,19 @@ def full_job(tiny: Path, shards: Path, folder: Path, **options: Any) -> dict[str
         "lr_warmup_steps": 2,
         "gradient_accumulation_steps": 2,
         "zero_stage": 2,
+        "eval_steps_interval": 2,
+        "num_eval_images": 2,
+        "eval_timesteps": 3,
     }
     return make_job(tiny, shards, folder, edge_px=64, count=2, **{**full, **options})
 
 
 def state_of(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
     return load_file(folder / f"output/checkpoints/step-{step:08d}/state.safetensors")
+
+
+def evaluations(events: list[Event]) -> list[Event]:
+    return [each for each in events if each["event"] == "eval" and each["name"] == "evaluation"]
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +124,13 @@ def test_two_ranks_take_the_same_steps(
     assert events[-1]["event"] == "finished"
     assert [e["step"] for e in events if "sha256" in e and e["event"] == "sample"] == [0, 2, 4]
     assert_close(state_of(whole), state_of(tmp_path), exact=False)
+    alone, shared = (evaluations(events_in(folder)) for folder in (whole, tmp_path))
+    assert [event["step"] for event in shared] == [event["step"] for event in alone] == [0, 2, 4]
+    for name in ("mean", "low", "high", "by_sigma"):  # of equal weights: bit for bit
+        assert shared[0][name] == alone[0][name]
+    assert [each["mean"] for each in shared] == pytest.approx(
+        [each["mean"] for each in alone], rel=1e-3
+    )
 
 
 def test_two_ranks_stop_at_the_same_step_and_save_it(
