@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept: the newest ones, and those that something still reads."""
+"""Which checkpoints of a run are kept: the newest, the best, and those that something reads."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,7 +10,9 @@ from services.store.database import Connection
 # A checkpoint that is being published, or that an open run starts from, stays until that has ended.
 _RETIRE: Final = """
 DELETE FROM checkpoints WHERE run_id = %(run_id)s AND step NOT IN (
-    SELECT step FROM checkpoints WHERE run_id = %(run_id)s ORDER BY step DESC LIMIT %(limit)s)
+    SELECT step FROM checkpoints WHERE run_id = %(run_id)s
+    ORDER BY %(limit)s > 1 AND step IS NOT DISTINCT FROM %(best)s::integer DESC, step DESC
+    LIMIT %(limit)s)
 AND NOT EXISTS (
     SELECT FROM publications
     WHERE publications.tenant_id = checkpoints.tenant_id
@@ -29,10 +31,34 @@ UPDATE runs SET sweep_after = least(sweep_after, clock_timestamp()) WHERE run_id
 
 
 def retire(conn: Connection, run_id: str, plan: Mapping[str, Any]) -> None:
-    """Delete the rows of older checkpoints; the sweep deletes their files. The run is locked."""
-    limit = plan["operation"]["checkpoints_total_limit"]
-    if conn.execute(_RETIRE, {"run_id": run_id, "limit": limit}).rowcount:
+    """Delete the rows of older checkpoints; the sweep deletes their files. The run is locked.
+
+    Of two or more that are kept, one is that with the lowest evaluation loss.
+    """
+    operation = plan["operation"]
+    best = _best_step(conn, run_id) if operation.get("evaluation") else None
+    facts = {"run_id": run_id, "limit": operation["checkpoints_total_limit"], "best": best}
+    if conn.execute(_RETIRE, facts).rowcount:
         conn.execute(_SWEEP_SOON, {"run_id": run_id})
+
+
+# Where an attempt has measured a step again, the later one counts. A JSON number may be larger than
+# any float.
+_BEST: Final = """
+SELECT step FROM (
+    SELECT DISTINCT ON (step) step, data -> 'mean' AS mean FROM events JOIN checkpoints
+        USING (tenant_id, run_id, step)
+    WHERE run_id = %s AND type = 'eval' AND data ->> 'name' = 'evaluation'
+    ORDER BY step, seq DESC
+) AS measured
+WHERE jsonb_typeof(mean) = 'number' ORDER BY mean::numeric, step LIMIT 1
+"""
+
+
+def _best_step(conn: Connection, run_id: str) -> int | None:
+    """The step of the checkpoint with the lowest evaluation loss; None where none has one."""
+    found = conn.execute(_BEST, (run_id,)).fetchone()
+    return None if found is None else found[0]
 
 
 _LOCK: Final = """

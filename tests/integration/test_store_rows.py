@@ -1,5 +1,6 @@
 """Tenants' rows on a real PostgreSQL: isolation, cancel in each state, idempotency, migrations."""
 
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -323,6 +324,35 @@ def test_objects_of_replaced_checkpoints_are_unreferenced(tenant_db: TenantDatab
         assert not due.is_held
         live = unreferenced.referenced_prefixes(conn, claim.run_id)
         assert live == {*kept, result_of(claim).key_prefix}
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"), [(1, {50}), (2, {20, 50}), (3, {20, 40, 50}), (4, {20, 30, 40, 50})]
+)
+def test_the_checkpoint_with_the_lowest_evaluation_loss_is_kept(
+    tenant_db: TenantDatabase, limit: int, kept: set[int]
+) -> None:
+    claim = tenant_db.held()
+    changed = {"checkpoints_total_limit": limit, "evaluation": {"images": 4}}
+    with tenant_db.database.transaction() as conn:
+        conn.execute(
+            "UPDATE run_documents SET plan = jsonb_set(plan, '{operation}', "
+            "plan -> 'operation' || %s::jsonb) WHERE run_id = %s",
+            (json.dumps(changed), claim.run_id),
+        )
+    # Step 5 has no checkpoint, step 10 was measured again, and 40 was not finite.
+    means = [(5, 0.1), (10, 0.2), (10, 3.0), (20, 1.0), (30, 1.0), (40, None), (50, 2.0)]
+    for step, mean in means:
+        found = [{"name": "evaluation", "mean": mean}, {"name": "probe", "mean": 0.0}]
+        events = [ChildEvent(type="eval", step=step, data=data) for data in found]
+        tenant_db.ledger.event(claim.run_id, claim.fence, events)
+        if step > 5 and mean != 0.2:
+            stored = checkpoint_at(claim, step)
+            tenant_db.ledger.commit_checkpoint(claim.run_id, claim.fence, stored)
+
+    with tenant_db.database.transaction() as conn:
+        rows = conn.execute("SELECT step FROM checkpoints WHERE run_id = %s", (claim.run_id,))
+        assert {step for (step,) in rows} == kept
 
 
 def test_listeners_are_notified_of_work_and_of_events(tenant_db: TenantDatabase) -> None:

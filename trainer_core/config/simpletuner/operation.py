@@ -71,7 +71,12 @@ _EPOCH_INTERVAL: Final = OPERATION.integer(
     at_least=0,
     at_most=MAX_STEPS,
 )
-_LIMIT: Final = OPERATION.integer("checkpoints_total_limit", 5, "Checkpoints kept.", at_least=1)
+_LIMIT: Final = OPERATION.integer(
+    "checkpoints_total_limit",
+    5,
+    "Checkpoints kept: the newest, and of two or more also that with the lowest evaluation loss.",
+    at_least=1,
+)
 OPERATION.alias("save_total_limit", _LIMIT)
 _PUSH: Final = OPERATION.flag("push_to_hub", False, "Publish the result; needs hub_model_id.")
 _PUSH_CHECKPOINTS: Final = OPERATION.flag(
