@@ -7,10 +7,11 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.support.jobs import demo_plan, photo_items, write_entries
@@ -18,11 +19,16 @@ from tests.support.small_jobs import named
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.folders import read_manifest
 from trainer_core.checkpoint.layout import adapter_files
+from trainer_core.config.plan import Sampler
 from trainer_core.data.indexing import build_index
 from trainer_core.engine.loop import run_job
+from trainer_core.engine.setup import load_run
+from trainer_core.hidream.samplers import load_sampler
 from trainer_core.local.contact_sheet import write_contact_sheet
 from trainer_core.painting.generate import generate
-from trainer_core.painting.options import ImageRequest, PaintingOptions
+from trainer_core.painting.network import NetworkTransformer
+from trainer_core.painting.options import ImageRequest, PaintingOptions, SamplingOptions
+from trainer_core.painting.sampling import sample_image
 from trainer_core.process.control import Control
 from trainer_core.process.events import Event, EventWriter
 from trainer_core.process.job import Job
@@ -184,6 +190,34 @@ def test_generate_makes_the_same_picture_of_the_checkpoint(
     assert np.array_equal(own, picture)
     base = painted.folder / "samples/step-000000/validation-64x32-5-base.png"
     assert not np.array_equal(np.asarray(Image.open(base)), picture)
+
+
+def test_a_network_samples_as_its_transformer_does(
+    tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    """As on a GPU, where the blocks that a run trains with sample too."""
+    job = job_of(tiny_folder, shards, tmp_path, **PICTURES)
+    loaded = load_run(job, Control(None))
+    network, prompts = loaded.network, job.index.prompts
+    for parameter in network.trained.values():  # so that the adapter acts
+        torch.nn.init.normal_(parameter, std=0.02)
+    texts = [loaded.batches.text(prompts[text]) for text in ("a red boat on a lake", "blurry")]
+    options = SamplingOptions(width_px=64, height_px=32, steps=2, guidance=2.0, seed=5)
+
+    def sampled(transformer: torch.nn.Module, sampler: Sampler) -> Any:
+        scheduler = load_sampler(tiny_folder, sampler, 2.0)
+        image = sample_image(transformer, loaded.vae, scheduler, *texts, options=options)
+        return np.asarray(image, dtype=np.int64)
+
+    before = torch.get_rng_state()
+    for sampler in get_args(Sampler):
+        own = sampled(network.transformer, sampler)
+        assert np.abs(sampled(NetworkTransformer(network), sampler) - own).max() <= 1
+        assert np.array_equal(sampled(network.transformer, sampler), own)
+        with network.adapter.switch.off():  # type: ignore[union-attr]
+            assert not np.array_equal(sampled(network.transformer, sampler), own)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert network.transformer.training
 
 
 def test_a_stop_leaves_pictures_to_the_resumed_run(

@@ -20,6 +20,7 @@ class NetworkTransformer(nn.Module):
         self.config = network.transformer.config
         self.max_seq = network.transformer.max_seq
         self.dtype = network.compute.weights
+        self.device = network.compute.device
 
     def forward(
         self,

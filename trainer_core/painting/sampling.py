@@ -72,6 +72,8 @@ def sample_image(
     if width_px % 16 or height_px % 16:
         raise ValueError(f"{width_px} by {height_px} px: both sides have to be multiples of 16")
     pipeline = pipeline_for_sampling(transformer, vae, scheduler)
+    # It only decodes, below. With it the pipeline might take its device for that of the sampling.
+    pipeline.register_modules(vae=None)
     _accept_size(pipeline, width_px, height_px)
     generator = torch.Generator().manual_seed(options.seed)
     if isinstance(scheduler, SeededLcm):
