@@ -41,6 +41,7 @@ def make_project(folder: Path, **options: Any) -> Path:
         "validation_resolution": "64x64",
         "validation_num_inference_steps": 1,
         "eval_steps_interval": 0,
+        "validation_step_interval": 0,
     }
     (config_dir / "config.json").write_text(json.dumps({**raw, **few, **options}))
     return config_dir

@@ -141,6 +141,7 @@ def run_request(datasets: dict[str, str], *, edge_px: int = SMALL_PX, **config: 
         "validation_num_inference_steps": 2,
         "validation_resolution": f"{edge_px}x{edge_px}",
         "eval_steps_interval": 0,
+        "validation_step_interval": 0,
     }
     return {
         "config": {**load_document(demo / "config.json"), **small, **config},

@@ -32,14 +32,17 @@ class NetworkTransformer(nn.Module):
         pooled_embeds: torch.Tensor,
         **_: Any,
     ) -> tuple[torch.Tensor]:
-        """The velocity from noise to data, [B, C, H, W]; the Llama states are [L, B, T, D]."""
+        """The velocity from noise to data, [B, C, H, W], in the type of the latents.
+
+        The Llama states are [L, B, T, D].
+        """
         text = TextEmbeddings(
             encoder_hidden_states_t5,
             encoder_hidden_states_llama3.transpose(0, 1),
             pooled_embeds,
         )
         prediction = self._network.velocity(hidden_states, timesteps, text, "stock")
-        return (-prediction.velocity_BCHW,)
+        return (-prediction.velocity_BCHW.to(hidden_states.dtype),)
 
 
 def transformer_of(network: Network) -> nn.Module:
