@@ -123,7 +123,7 @@ class PlainView:
                 step, every = event.step, max(1, self._max_steps // _LINES_A_RUN)
                 if self._is_due("training", step, self._max_steps, every=every):
                     self.log(f"step {step}/{self._max_steps}: {step_facts(event)}")
-            case "stage" if event.data["stage"] not in ("training", "checkpointing"):
+            case "stage" if event.data["stage"] not in ("training", "evaluating", "checkpointing"):
                 self.log(stage_name(event))
         if line := outcome_line(event):
             self.log(line)

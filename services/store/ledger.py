@@ -58,6 +58,7 @@ from trainer_core.process.failure import Failure
 _STAGES: Final = {
     "loading": Stage.PROVISIONING,
     "training": Stage.TRAINING,
+    "evaluating": Stage.TRAINING,
     "sampling": Stage.SAMPLING,
     "checkpointing": Stage.CHECKPOINTING,
     "finalizing": Stage.FINALIZING,

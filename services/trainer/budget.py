@@ -3,8 +3,12 @@
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 from services.domain.states import CHARGED_STAGES
+
+_CHARGED: Final = CHARGED_STAGES | {"evaluating"}
+"""As the training process names them: the ledger counts an evaluation as training."""
 
 
 class Budget:
@@ -35,7 +39,7 @@ class Budget:
             now_s = self._clock()
             if self._left_s is not None and self._charged_since_s is not None:
                 self._left_s -= now_s - self._charged_since_s
-            self._charged_since_s = now_s if stage in CHARGED_STAGES else None
+            self._charged_since_s = now_s if stage in _CHARGED else None
 
     @property
     def left_s(self) -> float | None:

@@ -73,6 +73,7 @@ def test_training_and_sampling_are_charged_and_nothing_else(tenant_db: TenantDat
             ("training", True),
             ("sampling", True),
             ("checkpointing", False),
+            ("evaluating", True),
             ("training", True),
             ("finalizing", False),
         ],
@@ -86,7 +87,7 @@ def test_training_and_sampling_are_charged_and_nothing_else(tenant_db: TenantDat
         expected_s += 60 * is_charged
         assert charged_s(tenant_db, claim) == pytest.approx(expected_s, abs=1)
     tenant_db.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
-    assert charged_s(tenant_db, claim) == pytest.approx(180, abs=1)
+    assert charged_s(tenant_db, claim) == pytest.approx(240, abs=1)
 
 
 def test_the_end_is_charged_once(tenant_db: TenantDatabase) -> None:

@@ -73,6 +73,28 @@ def test_pictures_are_no_part_of_start_steps_and_end() -> None:
     assert (found["start_s"], found["pictures_s"], found["end_s"]) == (7.0, 9.0, 4.0)
 
 
+def test_evaluations_after_the_first_step_are_no_part_of_steps_and_end() -> None:
+    found = times_of(
+        stage("loading", 0, 0.0),
+        stage("evaluating", 0, 5.0),
+        ("eval", 0, 9.0, {}),
+        stage("training", 0, 10.0),
+        ("stage", 1, 12.0, {"stage": "training", **_TIMINGS}),
+        ("step", 1, 12.0, {}),
+        ("step", 2, 14.0, {}),
+        stage("evaluating", 2, 14.0),
+        stage("evaluating", 2, 17.0),  # a sign of life
+        ("eval", 2, 20.0, {}),
+        stage("training", 2, 20.0),
+        ("step", 3, 22.0, {}),
+        stage("evaluating", 3, 22.0),
+        ("eval", 3, 25.0, {}),
+        stage("training", 3, 25.0),
+        ("finished", 3, 26.0, {}),
+    )
+    assert (found["start_s"], found["step_s"], found["end_s"]) == (12.0, 2.0, 1.0)
+
+
 def test_steps_without_an_event_of_their_own_are_counted() -> None:
     found = times_of(
         ("stage", 101, 10.0, {"stage": "training", **_TIMINGS}),

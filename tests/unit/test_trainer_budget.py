@@ -15,7 +15,8 @@ def test_only_charged_stages_use_it_up() -> None:
     clock = Clock()
     budget = Budget(10.0, clock)
     left = []
-    for stage in ("loading", "training", "checkpointing", "training", "sampling", "paused", None):
+    stages = ("loading", "training", "checkpointing", "evaluating", "sampling", "paused", None)
+    for stage in stages:
         budget.enter(stage)
         clock.now_s += 3
         left.append(budget.left_s)

@@ -21,6 +21,8 @@ class AttemptTimes:
         self._checkpoints = 0
         self._checkpointing_s = 0.0
         self._paused_s = 0.0
+        self._evaluating_s = 0.0
+        """After the first step."""
         self._sampling_s = 0.0
         """Of the newest stage of this name: of pictures, unless it is the sample of the result."""
         self._pictures_s = 0.0
@@ -56,6 +58,8 @@ class AttemptTimes:
                 self._checkpointing_s += passed_s
             case "paused":
                 self._paused_s += passed_s
+            case "evaluating":
+                self._evaluating_s += passed_s
         if event.step > self._step:
             self._steps += event.step - self._step
             self._steps_s += self._since_step_s
@@ -66,8 +70,8 @@ class AttemptTimes:
 
         ``start_s`` ends with the first step. ``step_s`` is the mean of the steps after it,
         ``checkpoint_s`` of the checkpoints. ``end_s`` is what followed the last step, without
-        checkpoints. Pauses are part of ``process_s`` only, and so are pictures, whose time
-        ``pictures_s`` is in no other part.
+        checkpoints. Pauses and evaluations after the first step are part of ``process_s`` only, and
+        so are pictures, whose time ``pictures_s`` is in no other part.
         """
         start_s = self._start_s
         used_s = (
@@ -75,6 +79,7 @@ class AttemptTimes:
             + self._steps_s
             + self._checkpointing_s
             + self._paused_s
+            + self._evaluating_s
             + self._pictures_s
         )
         return {
