@@ -95,6 +95,8 @@ def test_without_held_out_images_it_says_which_it_measures() -> None:
         ({"eval_timesteps": 8}, "without eval_steps_interval or eval_epoch_interval"),
         ({"eval_dataset_pooling": True}, "without eval_steps_interval or eval_epoch_interval"),
         ({"eval_dataset_id": "dogs"}, "without eval_steps_interval or eval_epoch_interval"),
+        ({"eval_dataset_id": "no"}, "without eval_steps_interval or eval_epoch_interval"),
+        ({"eval_dataset_pooling": True, **USUAL}, "with fewer than two eval datasets"),
         ({"eval_steps_interval": 5, "eval_loss_disable": True}, "with eval_loss_disable"),
         ({"eval_epoch_interval": 5, "eval_loss_disable": True}, "with eval_loss_disable"),
     ],

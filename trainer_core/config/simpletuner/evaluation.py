@@ -70,10 +70,12 @@ def evaluation_of(config: Options, backends: Sequence[Backend]) -> Evaluation | 
     if config[_DISABLED]:
         config.idle("with eval_loss_disable", _STEPS, _EPOCHS, *_OF_INTERVALS)
         return None
-    measured = _measured(config, backends)
     if steps is None and epochs is None:
         config.idle("without eval_steps_interval or eval_epoch_interval", *_OF_INTERVALS)
         return None
+    measured = _measured(config, backends)
+    if len(measured) < 2 and config[_POOLING]:
+        config.idle("with fewer than two eval datasets", _POOLING)
     if not measured and config[_BACKEND] is None:
         config.differs(
             _STEPS if steps is not None else _EPOCHS,
