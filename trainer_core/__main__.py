@@ -29,7 +29,7 @@ A run by hand, with the job file of an earlier `reverie train`:
 A base model for trying things out:
   python -m trainer_core make-tiny models/hidream-tiny
 
-One that paints simple shapes, in about ten minutes on a GPU:
+One that learns to paint simple shapes; its recipe is not good enough yet (--help has figures):
   python -m trainer_core make-painter painter
 
 `encode`, `inspect` and `fetch` are started by the cache builder and answer its requests.
@@ -148,7 +148,9 @@ def _add_painter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "make-painter",
         help="train a small base model that paints, from nothing",
         description="Draws pictures, trains a VAE and a transformer on them, and counts how many "
-        "of its pictures show what was asked for. The same call goes on where one was stopped.",
+        "of its pictures show what was asked for. So far they do not: after 1,051 steps on an H200 "
+        "(303 s in all) background and place were right in 99 and 89 of 100 pictures, and colour "
+        "and shape together in none.",
     )
     painter.add_argument("folder", type=Path, metavar="DIR", help="gets model/ and report.json")
     painter.add_argument(
