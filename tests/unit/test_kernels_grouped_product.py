@@ -130,7 +130,7 @@ def test_one_matrix_for_all_rows_and_a_bias(M: int, tiling: Tiling) -> None:
 
 @pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS)
 def test_integers_are_summed_exactly(tiling: Tiling) -> None:
-    sizes, N, K = [5, 0, 17, 40], 48, 1344  # a sum is above 2 ** 24, where fp32 rounds
+    sizes, N, K = [5, 0, 17], 20, 1344  # a sum is above 2 ** 24, where fp32 rounds
     draw = torch.Generator().manual_seed(1)
     rows = torch.randint(100, 128, (sum(sizes), K), generator=draw).to(torch.int8)
     weight = torch.randint(-127, -99, (len(sizes), N, K), generator=draw).to(torch.int8)
