@@ -1,5 +1,7 @@
 """The main job over HTTP: photographs in, an adapter out, on each object store and each backend."""
 
+import hashlib
+import io
 import json
 import math
 import signal
@@ -53,7 +55,9 @@ def datasets(tenant: Tenant) -> dict[str, str]:
 
 
 def probes(tenant: Tenant, run_id: str) -> tuple[list[float], list[float]]:
-    first, last = [e["data"]["losses"] for e in tenant.events(run_id, "eval")]
+    """The fixed validation loss of each sample, before and after the training."""
+    measured = [e["data"] for e in tenant.events(run_id, "eval")]
+    first, last = [each["losses"] for each in measured if each["name"] == "probe"]
     return first, last
 
 
@@ -109,11 +113,30 @@ def exported(tenant: Tenant, run_id: str, folder: Path) -> bytes:
     return written.path.read_bytes()
 
 
+def check_pictures(tenant: Tenant, run_id: str) -> None:
+    """Those that the run made while it trained are listed, stored and told; its result has one."""
+    in_result, *listed = tenant.get(f"/v1/runs/{run_id}/samples")["data"]
+    assert in_result["path"] == "result/samples/0.png"
+    assert [(each["step"], each["weights"]) for each in listed] == [
+        (30, "trained"),
+        (15, "trained"),
+        (0, "base"),
+    ]
+    told = {each["data"].get("path"): each["data"] for each in tenant.events(run_id, "sample")}
+    for each in listed:
+        body = httpx.get(each["url"]).raise_for_status().content
+        assert hashlib.sha256(body).hexdigest() == each["sha256"] == told[each["path"]]["sha256"]
+        with Image.open(io.BytesIO(body)) as picture:
+            assert picture.size == (each["width_px"], each["height_px"]) == (SMALL_PX, SMALL_PX)
+            assert picture.info["prompt"] == each["prompt"]
+    assert len({each["sha256"] for each in listed}) == len(listed)
+
+
 @pytest.mark.usefixtures("all_samples")
 def test_a_run_goes_all_the_way_and_learns(
     tenant: Tenant, datasets: dict[str, str], models_dir: Path, tmp_path: Path
 ) -> None:
-    run_id = tenant.submit(run_request(datasets))
+    run_id = tenant.submit(run_request(datasets, validation_step_interval=15))
 
     run = tenant.wait_over(run_id, deadline_s=240)
     publication = tenant.wait_published(run_id)
@@ -132,6 +155,7 @@ def test_a_run_goes_all_the_way_and_learns(
     log = "".join(each["text"] for each in tenant.get(f"/v1/runs/{run_id}/logs?tail=50")["data"])
     assert "step 30: checkpoint saved\n" in log
     assert log.endswith(f"finished after step {run['step']}\n")
+    check_pictures(tenant, run_id)
     folder = Path(publication["location"])
     card = (folder / "README.md").read_text()
     assert card.startswith("---\n")
