@@ -52,7 +52,7 @@ POISONS = {
     "a picture of 400 million pixels": Poison(hurt=data.bomb, code="bad_image", says="bomb.png"),
     "half a picture": Poison(hurt=data.half_a_picture, code="bad_image", says="half.png"),
     "a caption that is not text": Poison(
-        hurt=data.undecodable_caption, code="bad_caption", says="noise.txt: not UTF-8"
+        hurt=data.undecodable_caption, code="bad_caption", says="noise.txt: not UTF-16 text"
     ),
     "a prompt that is not text": Poison(
         hurt=data.undecodable_prompts, code="plan_of_other_version", says="submit the run again"

@@ -47,7 +47,8 @@ class Host:
     """Her neighbour."""
     small_disk: Path | None
     """File system of the scratch of ``trainer-a``; None where this user may not mount one."""
-    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(10_000))
+    """Above those of `data`, whose pictures may be in the tenant's cache."""
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[psycopg.Connection[Any]]:
