@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.unit.config_examples import TINY_CONFIG, import_small
-from trainer_core.config.plan import Plan
+from trainer_core.config.plan import Evaluation, Plan
 from trainer_core.data.entries import EntryFolder, encoded, write_entry
 from trainer_core.data.entry_files import entry_name
 from trainer_core.data.index import Crop, DataIndex, FileItem
@@ -19,10 +19,12 @@ from trainer_core.data.indexing import build_index
 from trainer_core.data.orders import sampler_of
 from trainer_core.data.permutation import draw_seed
 from trainer_core.data.sampler import MicroBatch
-from trainer_core.engine.batch import BatchMaker, Draw
+from trainer_core.engine.batch import Batch, BatchMaker, Draw
+from trainer_core.engine.evaluating import EvaluationBatches
 from trainer_core.hidream.loading import load_vae
 from trainer_core.hidream.timestep_sampling import AutoShift
 from trainer_core.precision.compute import Compute
+from trainer_core.validation.evaluation import EvaluationRow, evaluation_set
 
 CPU = Compute(device=torch.device("cpu"), weights=torch.float32, is_autocast=False)
 CELLS = 16
@@ -236,3 +238,51 @@ def test_a_batch_does_not_depend_on_the_batches_made_before_it(maker: Any) -> No
         assert torch.equal(getattr(first, name), getattr(again, name))
     assert (first.mask_B1HW is None) == (again.mask_B1HW is None)
     assert first.dropout_seed == again.dropout_seed
+
+
+def evaluation_batches(
+    maker: Any, **objective: Any
+) -> tuple[DataIndex, list[tuple[list[EvaluationRow], Batch]]]:
+    index, batches = maker(plan_of(**objective))
+    plan = Evaluation(
+        step_interval=1, epoch_interval=None, images=9, sigmas=2, backends=(), by_backend=False
+    )
+    measured = evaluation_set(plan, index, regularisation=())
+    assert measured is not None
+    made = EvaluationBatches(batches)
+    return index, [(rows, made.batch(rows)) for rows in measured.batches(3 * 128 * 128)]
+
+
+def test_an_evaluation_depends_on_neither_shift_nor_loss_nor_the_probability_of_masks(
+    maker: Any,
+) -> None:
+    other = {"shift": 9.0, "loss": "huber", "masked_loss_probability": 0.0, "name": "beta"}
+
+    index, usual = evaluation_batches(maker)
+    _, changed = evaluation_batches(maker, **other)
+
+    assert [len(rows) for rows, _ in usual] == [3] * 5 + [1]
+    for (rows, batch), (_, again) in zip(usual, changed, strict=True):
+        pairs = zip(batch.tensors(), again.tensors(), strict=True)
+        assert all(torch.equal(one, another) for one, another in pairs)
+        assert batch.sigmas_B.tolist() == [row.sigma for row in rows]
+        masked = [index.samples[row.image.sample].mask is not None for row in rows]
+        assert (batch.mask_B1HW is not None) == any(masked)
+        if batch.mask_B1HW is not None:  # an image without a mask counts everywhere
+            everywhere = [bool((mask == 1).all()) for mask in batch.mask_B1HW]
+            assert all(counts or has for counts, has in zip(everywhere, masked, strict=True))
+
+
+def test_an_evaluation_has_the_noise_of_its_image_and_noise_level(maker: Any) -> None:
+    _, found = evaluation_batches(maker)
+
+    for rows, batch in found:
+        for number, row in enumerate(rows):
+            generator = torch.Generator().manual_seed(row.image.seed("noise", row.number))
+            shape = batch.target_BCHW[number : number + 1].shape
+            noise = torch.randn(shape, generator=generator)[0].double()
+            latents = noise - batch.target_BCHW[number].double()
+            noisy = (1 - row.sigma) * latents + row.sigma * noise
+            torch.testing.assert_close(
+                batch.noisy_BCHW[number].double(), noisy, rtol=1e-5, atol=1e-5
+            )
