@@ -168,7 +168,7 @@ def test_options_that_only_observe_the_run_are_accepted_and_share_lines() -> Non
             "seed": 1,
             "validation_using_datasets": True,
             "validation_prompt_library": True,
-            "eval_steps_interval": "fifty",
+            "evaluation_type": "clip",
             "num_eval_images": 4,
             "webhook_config": {"webhook_type": "raw"},
             "validation_multigpu": "batch-parallel",
@@ -180,7 +180,7 @@ def test_options_that_only_observe_the_run_are_accepted_and_share_lines() -> Non
     datasets, library, evaluation, webhooks = texts_of(added, "differs")
     assert datasets.startswith("validation_using_datasets: pictures are made from prompts")
     assert library.startswith("validation_prompt_library: the prompts that SimpleTuner brings")
-    assert evaluation.startswith("eval_steps_interval: nothing is evaluated")
+    assert evaluation.startswith("evaluation_type: no CLIP score is computed")
     assert webhooks.startswith("webhook_config: nothing is sent")
     assert {n.option for n in added if n.effect == "no_effect"} == {
         "num_eval_images",
