@@ -70,6 +70,7 @@ class Training:
 
     def sample(self, step: int) -> None:
         """A picture of the step, before its checkpoint."""
+        sys.path.insert(0, str(Path(__file__).parents[2]))  # it is started by its path
         from tests.support.run_samples import png, sample_event, write_sample
 
         body = png((step, 0, 0))
