@@ -22,6 +22,14 @@ import structlog
 from services.cache_builder.fetched_files import opened, read_list
 from services.cache_builder.holding import renewed
 from services.cache_builder.import_leftovers import delete_leftovers
+from services.cache_builder.import_problems import (
+    UNEXPECTED,
+    failed_here,
+    lost,
+    problem_of_use,
+    should_wait,
+    unreachable,
+)
 from services.cache_builder.verify import RULES
 from services.domain.errors import NotFoundError, Problem, QuotaExceededError
 from services.domain.file_names import path_fault
@@ -51,15 +59,11 @@ from trainer_core.web.public_addresses import Network
 
 log = structlog.get_logger(__name__)
 
-MAX_PICTURES: Final = 50_000
-"""With their captions they are as many files as a dataset may have."""
 _LATER: Final = timedelta(seconds=30)
 _FREE_BYTES: Final = 2 << 30
 """Of scratch disk: a usual file of the Hub, and a portion. A larger one may fill it, and waits."""
 _UPLOADS_AT_ONCE: Final = 8
 _LONG_SUFFIX: Final = max((*IMAGE_SUFFIXES, CAPTION_SUFFIX), key=len)
-_TRIES_OF_PASSING: Final = 3
-"""A portion of which most rows could not be fetched is tried so often where that may pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,17 +147,17 @@ class Importer:
         except RequestFailedError as error:
             failure = error.failure
             if failure.code == UnreachableError.code:
-                self._count_failure(work, failure.code, _unreachable(failure.message))
+                self._count_failure(work, failure.code, unreachable(failure.message))
             elif failure.category is Category.USER:
                 self._reject(work, failure.code, f"It cannot be imported: {failure.message}.")
             else:  # such as a file for which the scratch disk is too small
                 self._empty_cache()
-                self._count_failure(work, failure.code, _failed_here(failure.message))
+                self._count_failure(work, failure.code, failed_here(failure.message))
         except ChildLostError as error:
-            self._count_failure(work, "fetcher_lost", _lost(str(error)))
+            self._count_failure(work, "fetcher_lost", lost(str(error)))
         except Exception:  # one bad source must end with a reason, not be tried for ever
             log.exception("import_failed_unexpectedly", dataset_id=work.dataset_id)
-            self._count_failure(work, "unexpected", _UNEXPECTED)
+            self._count_failure(work, "unexpected", UNEXPECTED)
 
     def _advance(self, work: Import) -> None:
         """Import portions until the slice or the source is over."""
@@ -162,16 +166,16 @@ class Importer:
             with self.scratch.work_folder("import") as folder:
                 fetched = self._fetch(work, folder)
                 reply = fetched.reply
-                if _should_wait(work, reply):
+                if should_wait(work, reply):
                     first = next(row for row in reply.left_out if row.may_pass)
                     message = f"most rows cannot be fetched now, such as {first.message}"
-                    self._count_failure(work, "rows_unreachable", _unreachable(message))
+                    self._count_failure(work, "rows_unreachable", unreachable(message))
                     return
                 advanced = self._store(work, fetched)
             if advanced is None:  # deleted, or another builder is ahead
                 return
             work = advanced
-            if problem := _about_use(work, is_last=reply.is_last):
+            if problem := problem_of_use(work, is_last=reply.is_last):
                 self._reject(work, problem.code, problem.message)
                 return
             if reply.is_last:
@@ -300,62 +304,6 @@ class Importer:
         problem = Problem(pointer="", code=code, message=message)
         with self.database.transaction() as conn:
             imports.count_failure(conn, work, problem)
-
-
-_UNEXPECTED: Final = (
-    "The service failed several times in a row while it imported this dataset. This is a fault of "
-    "the service. Import it again."
-)
-
-
-def _unreachable(message: str) -> str:
-    return f"The source could not be reached for about half an hour: {message}. Import it again."
-
-
-def _failed_here(message: str) -> str:
-    return (
-        f"The service failed several times to fetch it: {message} Import it again later, or fetch "
-        "it on your machine with `reverie datasets push CONFIG --backend ID`."
-    )
-
-
-def _lost(message: str) -> str:
-    return (
-        f"The process that fetches this source ended several times: {message}. `reverie datasets "
-        "push CONFIG --backend ID` fetches it on your machine."
-    )
-
-
-def _should_wait(work: Import, reply: FetchReply) -> bool:
-    """Whether most rows could not be fetched, for reasons that may pass, such as the network."""
-    passing = sum(row.may_pass for row in reply.left_out)
-    others = len(reply.left_out) - passing + sum(file.media == "image" for file in reply.files)
-    return passing > others and work.failures <= _TRIES_OF_PASSING
-
-
-def _about_use(work: Import, *, is_last: bool) -> Problem | None:
-    """Why the import does not go on: too little of the source can be used, or it has too much.
-
-    The bound is that of a folder of pictures: where more than half is left out, it is the wrong
-    source, and training on the rest would be money lost.
-    """
-    named = "; ".join(row["message"] for row in work.left_out_rows[:3])
-    total = work.rows_total if work.rows_total is not None else work.rows_done
-    if work.pictures > MAX_PICTURES:
-        message = (
-            f"It has more than {MAX_PICTURES:,} usable pictures, the most that a dataset may have: "
-            "set source_max_rows, or import its splits as datasets of their own."
-        )
-        return Problem(pointer="", code="too_many_pictures", message=message)
-    if work.left_out > max(work.pictures, total / 2) or (is_last and work.left_out > work.pictures):
-        message = (
-            f"{work.left_out:,} of {total:,} rows cannot be used, which is more than half, such as "
-            f"{named}. Mend the source and import it again."
-        )
-        return Problem(pointer="", code="mostly_unusable", message=message)
-    if is_last and work.pictures == 0:
-        return Problem(pointer="", code="no_picture", message="The source has no usable picture.")
-    return None
 
 
 def _portion(fetched: _Fetched) -> Portion:
