@@ -169,7 +169,8 @@ def _add_painter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--train-seconds",
         type=float,
         metavar="S",
-        help="train the transformer for about so long, instead of a fixed number of steps",
+        help="train the transformer for about so long, instead of a fixed number of steps, and the "
+        "VAE for a quarter of it at most",
     )
 
 

@@ -22,7 +22,7 @@ from trainer_core.painter.grammar import (
     scene_of,
     words,
 )
-from trainer_core.painter.recognition import recognise, shows
+from trainer_core.painter.recognition import recognise
 
 RED_CIRCLE = Scene("large", "plain", "red", "circle", "centre", "white")
 
@@ -80,18 +80,18 @@ def test_recognition_survives_blur_and_noise():
     for number, scene in enumerate(scenes):
         blurred = draw(scene, (128, 128), number).filter(ImageFilter.GaussianBlur(1.5))
         noisy = np.asarray(blurred) + chance.normal(0, 6, (128, 128, 3))
-        right += shows(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), scene)
+        right += recognise(Image.fromarray(noisy.clip(0, 255).astype(np.uint8))).shows(scene)
     assert right >= 0.97 * len(scenes)
 
 
 def test_recognition_refuses_other_colours_and_shapes():
-    picture = draw(RED_CIRCLE, (128, 128), 0)
-    assert shows(picture, RED_CIRCLE)
+    found = recognise(draw(RED_CIRCLE, (128, 128), 0))
+    assert found.shows(RED_CIRCLE)
     others = [replace(RED_CIRCLE, colour=each) for each in COLOURS if each != "red"]
     others += [replace(RED_CIRCLE, shape=each) for each in SHAPES if each != "circle"]
     for other in others:
-        assert not shows(picture, other)
-        assert not shows(draw(other, (128, 128), 0), RED_CIRCLE)
+        assert not found.shows(other)
+        assert not recognise(draw(other, (128, 128), 0)).shows(RED_CIRCLE)
 
 
 @pytest.mark.parametrize("shape", NEW_SHAPES)
@@ -113,7 +113,7 @@ def test_recognition_finds_nothing_where_nothing_is():
     assert recognise(two).shape is None
     half = draw(RED_CIRCLE, (128, 128), 0)
     half.paste((45, 80, 225), (0, 0, 64, 128))
-    assert not shows(half, RED_CIRCLE)
+    assert not recognise(half).shows(RED_CIRCLE)
 
 
 def test_the_same_seed_draws_the_same_picture():

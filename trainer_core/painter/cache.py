@@ -1,7 +1,7 @@
 """Encodes a run's pictures and captions in batches, before the run would encode them one by one.
 
-For small models a batch of a hundred takes no longer than one. The entries lie where the run looks
-for them. Their last bits can differ from those of entries that are encoded alone.
+A batch of a small model pays a call's fixed cost once. The entries lie where the run looks for
+them. Their last bits can differ from those of entries that are encoded alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

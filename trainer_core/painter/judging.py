@@ -42,7 +42,7 @@ class Judged:
     @property
     def is_right(self) -> bool:
         """Whether both the colour and the shape are those of the scene."""
-        return (self.found.colour, self.found.shape) == (self.scene.colour, self.scene.shape)
+        return self.found.shows(self.scene)
 
     @property
     def is_in_place(self) -> bool:
@@ -60,8 +60,6 @@ def judge(
     *,
     device: Device,
     log: Callable[[str], None],
-    steps: int = STEPS,
-    guidance: float = GUIDANCE,
 ) -> list[Judged]:
     """Paint each scene by its caption, in the sizes in turn, with its number as the seed."""
     compute = choose_compute(device, _precision(device))
@@ -81,7 +79,7 @@ def judge(
                 encode_texts(encoders, [caption_of(scene)]),
                 nothing,
                 options=SamplingOptions(
-                    width_px=width, height_px=height, steps=steps, guidance=guidance, seed=number
+                    width_px=width, height_px=height, steps=STEPS, guidance=GUIDANCE, seed=number
                 ),
             )
             seen = recognise(picture)

@@ -1,7 +1,8 @@
 """Makes the painting model from nothing: draws its pictures, trains its VAE, then its transformer.
 
 The transformer is trained by the trainer of every run, with all its weights, from a folder of
-pictures and files of SimpleTuner's options. Stages that an earlier call finished are not repeated.
+pictures and files of SimpleTuner's options. A second call does not make the VAE, the cache entries
+and the steps of the run again that an earlier one finished.
 """
 
 import json
@@ -25,7 +26,14 @@ from trainer_core.local.run import LocalRun, train_locally
 from trainer_core.local.unusable import usable_index
 from trainer_core.painter.cache import encode_in_batches
 from trainer_core.painter.dataset import drawings, scenes_of, write_dataset
-from trainer_core.painter.judging import Device, judge, shares_of, sheet_of
+from trainer_core.painter.judging import (
+    GUIDANCE,
+    STEPS,
+    Device,
+    judge,
+    shares_of,
+    sheet_of,
+)
 from trainer_core.painter.model import (
     NAME,
     TRANSFORMER,
@@ -39,7 +47,7 @@ from trainer_core.process.control import Control
 from trainer_core.process.events import Event, parse_event
 from trainer_core.progress import SilentReporter
 
-DATA_SEED: Final = 1
+_DATA_SEED: Final = 1
 _JUDGE_SEED: Final = 2
 _HELD_OUT_FOR_VAE: Final = 96
 _LOG_EVERY_STEPS: Final = 100
@@ -103,7 +111,7 @@ def _draw(recipe: Recipe) -> Pictures:
     """Draw the pictures and write them as a data set; returns them by size."""
     scale, folder = recipe.scale, recipe.folder / "pictures"
     shutil.rmtree(folder, ignore_errors=True)
-    wanted = drawings(scale.pictures, DATA_SEED, scale, held_out=False)
+    wanted = drawings(scale.pictures, _DATA_SEED, scale, held_out=False)
     drawn = write_dataset(folder, wanted, recipe.processes)
     by_size: dict[tuple[int, int], list[torch.Tensor]] = {}
     for (_, size, _), levels in zip(wanted, drawn, strict=True):
@@ -121,7 +129,7 @@ def _start_model(recipe: Recipe, pictures: Pictures) -> tuple[Path, Mapping[str,
     each = max(1, _HELD_OUT_FOR_VAE // len(pictures))
     device = torch.device(recipe.device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(DATA_SEED)
+        torch.manual_seed(_DATA_SEED)
         vae = build_vae(scale.vae_channels)
         vae = train_vae(
             vae,
@@ -191,7 +199,7 @@ def _run(recipe: Recipe, folder: Path) -> LocalRun:
         "output_dir": str(folder),
         "data_backend_config": "given",
         "device": recipe.device,
-        "seed": DATA_SEED,
+        "seed": _DATA_SEED,
         "resolution": side,
         "resolution_type": "pixel",
         "train_batch_size": scale.batch_size,
@@ -222,8 +230,8 @@ def _run(recipe: Recipe, folder: Path) -> LocalRun:
         "checkpoints_total_limit": 1,
         "validation_prompt": "a large plain red circle at the centre on a white background",
         "validation_resolution": "x".join(map(str, scale.sizes_px[0])),
-        "validation_num_inference_steps": 24,
-        "validation_guidance": 3.0,
+        "validation_num_inference_steps": STEPS,
+        "validation_guidance": GUIDANCE,
         "report_to": "none",
     }
     sides = sorted({min(size) for size in scale.sizes_px})

@@ -44,6 +44,10 @@ class Found:
     centre: tuple[float, float] | None
     """Of the shape, as shares of width and height."""
 
+    def shows(self, scene: Scene) -> bool:
+        """Whether the picture has the shape of a scene in its colour."""
+        return (self.colour, self.shape) == (scene.colour, scene.shape)
+
 
 def recognise(picture: Image.Image) -> Found:
     """What a picture of one shape shows."""
@@ -64,12 +68,6 @@ def recognise(picture: Image.Image) -> Found:
             float(rows.min() + rows.max() + 1) / 2 / height,
         ),
     )
-
-
-def shows(picture: Image.Image, scene: Scene) -> bool:
-    """Whether a picture has the shape of a scene in its colour."""
-    found = recognise(picture)
-    return (found.colour, found.shape) == (scene.colour, scene.shape)
 
 
 def _edge_of(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

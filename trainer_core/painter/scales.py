@@ -1,4 +1,4 @@
-"""How much is drawn and trained: the whole model, and a trial that a CPU finishes in minutes."""
+"""How much is drawn and trained: the whole model, and a smaller trial for a CPU."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -68,7 +68,7 @@ def train_vae(
         size = sizes[int(torch.randint(len(sizes), (1,), generator=draw))]
         count = max(1, batch_px // (size[0] * size[1]))
         chosen = torch.randint(len(kept[size]), (count,), generator=draw)
-        images = as_input(kept[size][chosen.to(device)])
+        images = _as_input(kept[size][chosen.to(device)])
         for group in optimizer.param_groups:
             group["lr"] = _PEAK_RATE * _share_of_rate(step, steps, done)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -92,7 +92,7 @@ def normalise(vae: AutoencoderKL, pictures: Pictures) -> VaeQuality:
     """Set shift and scale so that latents have mean 0 and variance 1; measure the quality."""
     errors, latents = [], []
     for images in pictures.values():
-        wanted = as_input(images)
+        wanted = _as_input(images)
         moments = encode_images(vae, wanted)
         latents.append(moments.mean.flatten())
         shown = decode(vae, moments.mean)
@@ -109,7 +109,7 @@ def normalise(vae: AutoencoderKL, pictures: Pictures) -> VaeQuality:
     )
 
 
-def as_input(images_N3HW: torch.Tensor) -> torch.Tensor:
+def _as_input(images_N3HW: torch.Tensor) -> torch.Tensor:
     """Levels 0..255 as fp32 in [-1, 1]."""
     return images_N3HW.float() / 127.5 - 1
 
