@@ -1,6 +1,6 @@
 """Pictures that a run makes while it trains, as its training process reports them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -68,4 +68,4 @@ def sample_of(event: ChildEvent) -> StoredSample:
 def without_file(event: ChildEvent) -> ChildEvent:
     """The event of a picture that is not stored: nothing can be fetched by it."""
     data = {name: value for name, value in event.data.items() if name not in ("path", "sha256")}
-    return ChildEvent(type=event.type, step=event.step, data=data, number=event.number)
+    return replace(event, data=data)

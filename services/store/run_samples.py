@@ -1,9 +1,9 @@
 """Pictures of runs: those made while they train, each a row, and the one in the result."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final
 
 from psycopg.rows import class_row
 from psycopg.sql import SQL
@@ -24,25 +24,12 @@ from services.store.run_rows import Run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
-    """One row of ``run_samples``."""
+class Sample(StoredSample):
+    """One row of ``run_samples``; its path is among the artifacts of the run."""
 
     run_id: str
-    step: int
-    path: str
-    """Among the artifacts of the run."""
     fence: int
     """Of the attempt that made it; with the SHA-256 it names the object."""
-    name: str
-    prompt: str | None
-    weights: Literal["trained", "ema", "base"]
-    width_px: int
-    height_px: int
-    seed: int
-    sampler_steps: int
-    guidance: float
-    size_bytes: int
-    sha256: str
     created_at: datetime
 
 
@@ -89,7 +76,7 @@ def _record(conn: Connection, run: Run, event: ChildEvent) -> list[ChildEvent]:
         "tenant_id": run.tenant_id,
         "run_id": run.run_id,
         "fence": run.fence,
-        **storable({name: getattr(sample, name) for name in StoredSample.__dataclass_fields__}),
+        **storable(asdict(sample)),
     }
     row = conn.execute(_OTHERS, facts).fetchone()
     assert row is not None

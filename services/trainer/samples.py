@@ -78,16 +78,17 @@ class Samples:
         """Store the picture that this event names, in the thread, or drop it with a warning."""
         self._waiting = [each for each in self._waiting if not each.done()]
         try:
-            sample = _read(event)
-            if self._num_taken >= MAX_SAMPLES:
-                raise _DroppedError(f"this attempt has made {MAX_SAMPLES:,}, which is the limit")
-            if len(self._waiting) >= WAITING_SAMPLES:
-                raise _DroppedError(f"{WAITING_SAMPLES} others wait for the object store")
-        except _DroppedError as error:
-            self._drop(event, str(error))
+            sample = sample_of(event)
+        except ValueError as error:
+            self._warn(event.step, f"its event is not as it has to be ({error})")
             return
-        self._num_taken += 1
-        self._waiting.append(self._start(partial(self._store, event, sample)))
+        if self._num_taken >= MAX_SAMPLES:
+            self._drop(sample, f"this attempt has made {MAX_SAMPLES:,}, which is the limit")
+        elif len(self._waiting) >= WAITING_SAMPLES:
+            self._drop(sample, f"{WAITING_SAMPLES} others wait for the object store")
+        else:
+            self._num_taken += 1
+            self._waiting.append(self._start(partial(self._store, event, sample)))
 
     def _store(self, event: ChildEvent, sample: StoredSample) -> None:
         """Raises only what ends the attempt: NotWantedError."""
@@ -103,13 +104,12 @@ class Samples:
         except NotWantedError:
             raise
         except _DroppedError as error:
-            self._drop(event, str(error))
-            return
+            self._drop(sample, str(error))
         except Exception:  # a run does not fail for a picture
             log.exception("sample_not_stored_unexpectedly")
-            self._drop(event, "an unexpected error, which the log of the worker has")
-            return
-        self._delete(sample.path)
+            self._drop(sample, "an unexpected error, which the log of the worker has")
+        else:
+            self._delete(sample.path)
 
     def _put(self, sample: StoredSample) -> None:
         claim = self._claim
@@ -157,30 +157,25 @@ class Samples:
             raise _DroppedError(f"its file is no PNG picture of {side_px}")
         return body
 
-    def _drop(self, event: ChildEvent, reason: str) -> None:
-        log.warning("sample_dropped", step=event.step, reason=reason)
-        with suppress(_DroppedError):
-            self._delete(_read(event).path)
+    def _drop(self, sample: StoredSample, reason: str) -> None:
+        self._delete(sample.path)
+        self._warn(sample.step, reason)
+
+    def _warn(self, step: int, reason: str) -> None:
+        log.warning("sample_dropped", step=step, reason=reason)
         self._num_dropped += 1
         if self._num_dropped > _MAX_WARNINGS:
             return
-        message = f"A picture of step {event.step} is not stored: {reason}."
+        message = f"A picture of step {step} is not stored: {reason}."
         if self._num_dropped == _MAX_WARNINGS:
             message += " Warnings of more pictures that are not stored are left out."
         data = {"code": "sample_not_stored", "message": message}
-        self._report(ChildEvent(type="warning", step=event.step, data=data))
+        self._report(ChildEvent(type="warning", step=step, data=data))
 
     def _delete(self, path: str) -> None:
         """Delete the local file, and its folders where they are empty then."""
         with suppress(OSError):
             folder_files.delete(self._output_dir, tuple(path.split("/")))
-
-
-def _read(event: ChildEvent) -> StoredSample:
-    try:
-        return sample_of(event)
-    except ValueError as error:
-        raise _DroppedError(f"its event is not as it has to be ({error})") from error
 
 
 def _why(error: OSError) -> str:

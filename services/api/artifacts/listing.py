@@ -103,11 +103,12 @@ def find_file(store: ObjectStore, folders: Sequence[StoredFolder], path: str) ->
     return None
 
 
-def find_sample(conn: Connection, run: Run, path: str) -> Sample | None:
+def find_sample(conn: Connection, run: Run, path: str) -> StoredFile | None:
     """The picture of this path that the run made while it trains; None where there is none."""
     if _SAMPLE_PATH.fullmatch(path) is None:
         return None
-    return run_samples.find(conn, run.tenant_id, run.run_id, path)
+    sample = run_samples.find(conn, run.tenant_id, run.run_id, path)
+    return None if sample is None else file_of_sample(run, sample)
 
 
 def file_of_sample(run: Run, sample: Sample) -> StoredFile:

@@ -103,12 +103,9 @@ def get_artifact(
     with service.database.transaction(tenant_id) as conn:
         run = find_run(conn, tenant_id, run_id)
         folders = folders_of(conn, run)
-        sample = find_sample(conn, run, path)
-    if sample is not None:
-        file = file_of_sample(run, sample)
-    elif (found := find_file(service.objects, folders, path)) is not None:
-        file = found
-    else:
+        file = find_sample(conn, run, path)
+    file = file or find_file(service.objects, folders, path)
+    if file is None:
         raise NotFoundError("artifact", path)
     sign = service.objects.sign_head if request.method == "HEAD" else service.objects.sign_get
     return RedirectResponse(
