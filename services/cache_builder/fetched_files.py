@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from services.objects.folder_files import open_regular
 from services.objects.local_files import pieces_of
@@ -24,11 +24,7 @@ def opened(folder: Path, file: FetchedFile) -> Iterator[Path]:
 
     Raises ChildLostError where it is not there, no regular file, or not as the reply has it.
     """
-    try:
-        source = open_regular(folder.parent, (folder.name, _one_name(file.local_name)))
-    except OSError as error:
-        raise ChildLostError(f"it left no file for {file.path}: {error.strerror}") from error
-    with source:
+    with _open(folder, file.local_name, f"file for {file.path}") as source:
         digest, size_bytes = hashlib.sha256(), 0
         for piece in pieces_of(source, file.size_bytes + 1):
             digest.update(piece)
@@ -40,17 +36,17 @@ def opened(folder: Path, file: FetchedFile) -> Iterator[Path]:
 
 def read_list(folder: Path, name: str) -> bytes:
     """The list that was fetched. Raises ChildLostError."""
-    try:
-        with open_regular(folder.parent, (folder.name, _one_name(name))) as source:
-            content = source.read(MAX_LIST_BYTES + 1)
-    except OSError as error:
-        raise ChildLostError(f"it left no list: {error.strerror}") from error
+    with _open(folder, name, "list") as source:
+        content = source.read(MAX_LIST_BYTES + 1)
     if len(content) > MAX_LIST_BYTES:
         raise ChildLostError(f"its list has more than {MAX_LIST_BYTES:,} bytes")
     return content
 
 
-def _one_name(name: str) -> str:
+def _open(folder: Path, name: str, what: str) -> BinaryIO:
     if "/" in name or name in ("", ".", "..") or "\0" in name:
         raise ChildLostError("its reply names a file elsewhere")
-    return name
+    try:
+        return open_regular(folder.parent, (folder.name, name))
+    except OSError as error:
+        raise ChildLostError(f"it left no {what}: {error.strerror}") from error

@@ -77,14 +77,8 @@ def download(
     if adapter:
         name += "-adapter" if weights is None else f"-adapter-{weights}"
     place = to or Path(name)
-    with invocation.connect() as client:
-        try:
-            files = download_shown(
-                client, run_id, folder, place, adapter_only=adapter, weights=weights
-            )
-        except KeyboardInterrupt:
-            output.print_note(f"What has come is kept in {place}: run the same command to go on.")
-            raise
+    with invocation.connect() as client, noting_what_is_kept(place):
+        files = download_shown(client, run_id, folder, place, adapter_only=adapter, weights=weights)
     for file in files:
         output.print_facts({output.size(file.stat().st_size): file})
 
@@ -105,6 +99,16 @@ def download_shown(
         if adapter_only:
             return download_adapter(client, run_id, folder, to, show, weights=weights)
         return download_folder(client, run_id, folder, to, show)
+
+
+@contextmanager
+def noting_what_is_kept(place: Path) -> Iterator[None]:
+    """Says at an interruption how the download into ``place`` goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        output.print_note(f"What has come is kept in {place}: run the same command to go on.")
+        raise
 
 
 @contextmanager

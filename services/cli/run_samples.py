@@ -10,7 +10,7 @@ import typer
 
 from services.cli import output
 from services.cli.connection import CommandError, Invocation
-from services.cli.run_files import shown_progress
+from services.cli.run_files import noting_what_is_kept, shown_progress
 from services.cli.run_options import RunId
 
 if TYPE_CHECKING:
@@ -78,7 +78,10 @@ def samples(
             raise CommandError(
                 f"{run_id} has no such pictures: `reverie runs samples {run_id}` lists all"
             )
-        files = [] if to is None else _download(client, run_id, found, to)
+        files: list[Path] = []
+        if to is not None:
+            with noting_what_is_kept(to):
+                files = _download(client, run_id, found, to)
         if sheet is not None:
             _draw(client, run_id, found, sheet, folder=to)
     if as_json:
@@ -111,7 +114,7 @@ def _show(
     ]
     output.print_table(("STEP", "NAME", "WEIGHTS", "SIZE", "SEED", "PATH"), rows)
     if page.has_more:
-        output.print_note(f"more: reverie runs samples {run_id} --after {page.next_cursor}")
+        output.print_note(f"more: the same command with --after {page.next_cursor}")
 
 
 def _size(sample: "Sample") -> str:
@@ -137,12 +140,8 @@ def _every(
 def _download(client: "Client", run_id: str, found: "Sequence[Sample]", to: Path) -> list[Path]:
     from services.client.download import download_samples
 
-    try:
-        with shown_progress() as show:
-            return download_samples(client, run_id, found, to, show)
-    except KeyboardInterrupt:
-        output.print_note(f"What has come is kept in {to}: run the same command to go on.")
-        raise
+    with shown_progress() as show:
+        return download_samples(client, run_id, found, to, show)
 
 
 def _draw(

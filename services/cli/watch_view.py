@@ -46,7 +46,7 @@ def plain_line(state: WatchState, event: "Event", step_before: int) -> str | Non
         case "stage":
             return _status(state)
     fact = _fact_of_step(state, event, step_before)
-    return fact and f"step {output.of_steps(event.step, state.max_steps)}: {fact}"
+    return f"step {output.of_steps(event.step, state.max_steps)}: {fact}" if fact else None
 
 
 def _fact_of_step(state: WatchState, event: "Event", step_before: int) -> str | None:

@@ -127,8 +127,10 @@ def test_a_pause_and_what_the_service_tells_beside_are_shown() -> None:
 
 
 def test_missing_numbers_change_nothing() -> None:
-    state = state_after(event("step", 1, loss=None, steps_per_s=None, eta_s=None))
+    without_numbers = event("step", 1, loss=None, steps_per_s=None, eta_s=None)
+    state = state_after(without_numbers)
     assert state.step == 1
+    assert plain_line(state, without_numbers, 0) is None
     assert state.losses == []
     shown(state)
 
