@@ -60,15 +60,12 @@ def make_first_pictures(run: Run, state: TrainingState) -> None:
     pictures = run.plan.operation.pictures
     if pictures is None:
         return
-    shown: list[Shown] = []
+    shown: tuple[Shown, ...] = ()
     if state.step == 0:
-        starts_from_base = run.plan.identity.start_adapter is None
-        if pictures.has_base or (pictures.on_startup and starts_from_base):
-            shown.append("base")
-        if pictures.on_startup and not starts_from_base:
-            shown.append("trained")
+        has_start = run.plan.identity.start_adapter is not None
+        shown = pictures.before_training(has_start=has_start)
     elif run.is_picture_step(state.step):
-        shown = _of_trained(run, pictures)
+        shown = _after_steps(run, pictures)
     _make(run, state, pictures, shown, is_resumed=run.job.resume_from is not None)
 
 
@@ -79,17 +76,20 @@ def make_pictures(run: Run, state: TrainingState) -> None:
     """
     pictures = run.plan.operation.pictures
     assert pictures is not None
-    _make(run, state, pictures, _of_trained(run, pictures), is_resumed=False)
+    _make(run, state, pictures, _after_steps(run, pictures), is_resumed=False)
 
 
-def _of_trained(run: Run, pictures: Pictures) -> list[Shown]:
-    if run.plan.identity.ema is None or pictures.ema == "none":
-        return ["trained"]
-    return ["ema"] if pictures.ema == "ema_only" else ["trained", "ema"]
+def _after_steps(run: Run, pictures: Pictures) -> tuple[Shown, ...]:
+    return pictures.after_steps(has_mean=run.plan.identity.ema is not None)
 
 
 def _make(
-    run: Run, state: TrainingState, pictures: Pictures, shown: list[Shown], *, is_resumed: bool
+    run: Run,
+    state: TrainingState,
+    pictures: Pictures,
+    shown: tuple[Shown, ...],
+    *,
+    is_resumed: bool,
 ) -> None:
     """``is_resumed``: pictures that were made before are not made again."""
     groups = [(each, list(pictures_of(pictures, state.step, each))) for each in shown]
@@ -107,8 +107,7 @@ def _make(
                     painter.make(picture, is_resumed=is_resumed)
     finally:
         painter.tell_left_out()
-        if run.loaded.network.compute.device.type == "cuda":
-            torch.cuda.empty_cache()  # steps from graphs cannot use what sampling has kept
+        torch.cuda.empty_cache()  # steps from graphs cannot use what sampling has kept
     state.throughput.start(state.step)
 
 
@@ -193,8 +192,7 @@ class _Painter:
             if not is_last:
                 self._run.backend.free_memory()
             del image
-            if self._run.loaded.network.compute.device.type == "cuda":
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()
         return None
 
     def _tried(self, picture: Picture, options: SamplingOptions) -> Image.Image | None:

@@ -75,6 +75,18 @@ class Pictures(Sparse):
             dict.fromkeys((*(prompt.text for prompt in self.prompts), self.negative_prompt))
         )
 
+    def before_training(self, *, has_start: bool) -> tuple[Shown, ...]:
+        """What the pictures before the first step show; ``has_start``: there is a start adapter."""
+        is_base = self.has_base or (self.on_startup and not has_start)
+        is_start = self.on_startup and has_start
+        return (*(("base",) if is_base else ()), *(("trained",) if is_start else ()))
+
+    def after_steps(self, *, has_mean: bool) -> tuple[Shown, ...]:
+        """What the pictures after a step show; ``has_mean``: the run keeps a running mean."""
+        if not has_mean or self.ema == "none":
+            return ("trained",)
+        return ("ema",) if self.ema == "ema_only" else ("trained", "ema")
+
     def allowed_s(self, elapsed_s: float) -> float:
         """Seconds that pictures may have taken, ``elapsed_s`` after the process started."""
         if self.time_share is not None:

@@ -92,8 +92,7 @@ def _pictures_a_step(plan: Plan, epoch_steps: float | None) -> float:
     often = 0.0 if pictures.step_interval is None else 1 / pictures.step_interval
     if pictures.epoch_interval is not None and epoch_steps is not None:
         often += 1 / (pictures.epoch_interval * epoch_steps)
-    is_compared = plan.identity.ema is not None and pictures.ema == "comparison"
-    return min(often, 1.0) * (2 if is_compared else 1)
+    return min(often, 1.0) * len(pictures.after_steps(has_mean=plan.identity.ema is not None))
 
 
 def _first_pictures(plan: Plan) -> int:
@@ -101,10 +100,7 @@ def _first_pictures(plan: Plan) -> int:
     pictures = plan.operation.pictures
     if pictures is None:
         return 0
-    has_start = plan.identity.start_adapter is not None
-    return int(pictures.has_base or (pictures.on_startup and not has_start)) + int(
-        pictures.on_startup and has_start
-    )
+    return len(pictures.before_training(has_start=plan.identity.start_adapter is not None))
 
 
 def _checkpoint_interval(operation: Operation, epoch_steps: float | None) -> int:
