@@ -206,6 +206,11 @@ def test_the_first_prompt_of_the_library_is_the_sample_s_where_there_is_no_other
     both = import_small({"validation_prompt": "a bird"}, prompt_library=library)
     assert both.plan.operation.sample_prompt == "a bird"
     assert not any("<token>" in text for text in texts(both))
+    named = import_small(prompt_library={"validation": "a cat", "b": "a dog"})
+    first = (
+        "the sample image has the first prompt, validation: no pictures are made while it trains."
+    )
+    assert f"user_prompt_library: {first}" in texts(named)
     neither = "validation_prompt: is not given: the sample image has an empty prompt."
     assert neither in notices_of({})
     assert neither not in texts(alone)

@@ -163,6 +163,15 @@ _SAMPLERS: Final[dict[str, Sampler]] = {
 }
 _NOT_FLOW: Final = ("ddim", "ddpm", "euler-a", "dpm++", "perflow")
 _MAX_AT_ONCE: Final = 1000
+_OF_PICTURES: Final[tuple[Option[Any], ...]] = (
+    _IMAGES,
+    _AFTER_STEP,
+    _AFTER_EPOCH,
+    _SCHEDULER,
+    _STRENGTH,
+    _TIME_SHARE,
+)
+"""Those that have no effect where no pictures are made."""
 
 
 def pictures_of(
@@ -172,14 +181,11 @@ def pictures_of(
     sampler = _sampler_of(config)
     intervals = config[_INTERVAL], config[_EPOCH_INTERVAL]
     if config[_DISABLE]:
-        _tell_idle(config, "with validation_disable", _INTERVAL, _EPOCH_INTERVAL, _STARTUP)
-    if config[_DISABLE] or not (any(intervals) or config[_STARTUP]):
-        why = (
-            "without validation_step_interval"
-            if not config[_DISABLE]
-            else "with validation_disable"
-        )
-        _tell_idle(config, why, *_OF_PICTURES)
+        wanted = (_INTERVAL, _EPOCH_INTERVAL, _STARTUP)
+        _tell_idle(config, "with validation_disable", *wanted, *_OF_PICTURES)
+        return None
+    if not (any(intervals) or config[_STARTUP]):
+        _tell_idle(config, "without validation_step_interval", *_OF_PICTURES)
         return None
     if is_full_rank(config):
         _tell_idle(config, "where all weights are trained", _STRENGTH)
@@ -218,11 +224,6 @@ def pictures_of(
         )
         config.problem(_IMAGES if config.given(_IMAGES) else PROMPT, "bad_value", message)
     return pictures
-
-
-_OF_PICTURES: Final[tuple[Option[Any], ...]] = (
-    *(_IMAGES, _AFTER_STEP, _AFTER_EPOCH, _SCHEDULER, _STRENGTH, _TIME_SHARE),
-)
 
 
 def _tell_idle(config: Options, why: str, *options: Option[Any]) -> None:

@@ -90,8 +90,8 @@ def sample_of(
     if not has_pictures:
         _tell_unpainted(config, prompts, sizes_px)
     shown = prompts if has_pictures else prompts[:1]
-    for nickname, text in shown:
-        _check_tokens(config, PROMPT if nickname is PROMPT_NAME else LIBRARY, text)
+    for number, (_, text) in enumerate(shown):
+        _check_tokens(config, PROMPT if config[PROMPT] and number == 0 else LIBRARY, text)
     _check_tokens(config, NEGATIVE, config[NEGATIVE] or "")
     return Sample(
         prompt=prompts[0][1] if prompts else "",
@@ -123,7 +123,7 @@ def _tell_unpainted(config: Options, prompts: Prompts, sizes_px: Sequence[tuple[
     why = "no pictures are made while it trains."
     if len(prompts) > 1:
         nickname = prompts[0][0][:_MAX_NICKNAME_SHOWN]
-        first = "validation_prompt" if nickname == PROMPT_NAME else f"the first prompt, {nickname}"
+        first = "validation_prompt" if config[PROMPT] else f"the first prompt, {nickname}"
         config.differs(LIBRARY, f"the sample image has {first}: {why}")
     if len(sizes_px) > 1:
         width_px, height_px = sizes_px[0]
@@ -161,13 +161,12 @@ def _checked_prompt(nickname: str, prompt: JsonValue, config: Options) -> str:
 def sizes_of(config: Options, max_area_px: int) -> tuple[tuple[int, int], ...]:
     """Width and height of each size, once: multiples of 16, within what the base model takes."""
     parts = [part.strip() for part in (config[SIZE] or "").lower().split(",")]
-    found = tuple(dict.fromkeys(_size_px(config, part, max_area_px) for part in parts if part))
+    written = [part for part in parts if part] or [""]
+    found = tuple(dict.fromkeys(_size_px(config, part, max_area_px) for part in written))
     if len(found) > _MAX_SIZES:
         message = f"validation_resolution has {len(found)} sizes, at most {_MAX_SIZES} are painted."
         config.problem(SIZE, "bad_value", message)
-    if not found:
-        _size_px(config, "", max_area_px)
-    return found or ((1024, 1024),)
+    return found
 
 
 def _size_px(config: Options, written: str, max_area_px: int) -> tuple[int, int]:
