@@ -15,6 +15,7 @@ import torch
 
 from trainer_core.engine.batch import Batch, BatchMaker
 from trainer_core.engine.control import check_stop
+from trainer_core.engine.evaluation import in_eval_mode
 from trainer_core.engine.reporting import (
     report_evaluation,
     report_stage,
@@ -36,20 +37,19 @@ _SIGN_OF_LIFE_S: Final = 60.0
 """A supervisor takes a process that writes no event for one that hangs."""
 
 
-def evaluate_if_due(run: Run, state: TrainingState) -> bool:
+def evaluate_if_due(run: Run, state: TrainingState) -> None:
     """Measure and report the evaluation loss, where it is due after the current step.
 
     What was measured at this step before the run resumed is not measured again. Every rank calls it
-    at the same, completed step. True where it measured. Raises StopRequestedError between two
-    batches.
+    at the same, completed step. Raises StopRequestedError between two batches.
     """
     measured, known = run.evaluation_set, state.evaluations
     if measured is None or not run.is_evaluation_step(state.step):
         _tell_missing(run, state)
-        return False
+        return
     known = known or Evaluations(basis=measured.digest())
     if known.step == state.step:
-        return False
+        return
     report_step(run, state)
     report_stage(run, state, "evaluating")
     started_s = time.monotonic()
@@ -67,7 +67,6 @@ def evaluate_if_due(run: Run, state: TrainingState) -> bool:
         message = f"the evaluation loss after step {state.step} is not finite"
         report_warning(run, state, "evaluation_not_finite", message)
     state.throughput.start(state.step)
-    return True
 
 
 def _tell_missing(run: Run, state: TrainingState) -> None:
@@ -81,7 +80,7 @@ def _tell_missing(run: Run, state: TrainingState) -> None:
 def _measure(run: Run, state: TrainingState, measured: EvaluationSet) -> EvaluationLoss:
     identity = run.plan.identity
     largest_px = max(each.width_px * each.height_px for each in run.job.index.samples)
-    with run.backend.with_means(), _in_eval_mode(run), _random_state_kept(run):
+    with run.backend.with_means(), in_eval_mode(run), _random_state_kept(run):
         return measure_evaluation(
             measured,
             _losses(run),
@@ -91,16 +90,6 @@ def _measure(run: Run, state: TrainingState, measured: EvaluationSet) -> Evaluat
             add=run.backend.sum_across_ranks,
             before_batch=_between_batches(run, state),
         )
-
-
-@contextmanager
-def _in_eval_mode(run: Run) -> Iterator[None]:
-    """Without dropout, so that a loss depends on nothing but the parameters."""
-    run.loaded.network.transformer.eval()
-    try:
-        yield
-    finally:
-        run.loaded.network.transformer.train()
 
 
 @contextmanager

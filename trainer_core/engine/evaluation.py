@@ -1,7 +1,8 @@
 """Measures the fixed validation loss of a run; ``validation.fixed_loss`` defines it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -32,20 +33,26 @@ def measure_loss(run: Run, state: TrainingState) -> FixedLoss:
         batch = run.loaded.batches.batch(draws).to(run.loaded.network.compute.device)
         return run.backend.losses(batch)
 
-    # Without dropout, so that a loss depends on nothing but the parameters.
-    run.loaded.network.transformer.eval()
-    try:
+    with in_eval_mode(run):
         loss = measure_fixed_loss(
             run.evaluation_samples, run.job.index, losses, before_batch=lambda: check_stop(run)
         )
-    finally:
-        run.loaded.network.transformer.train()
     report_fixed_loss(run, state, loss)
     if not math.isfinite(loss.mean):
         if state.step > 0:
             raise NonFiniteLossError(f"the loss measured after step {state.step} is not finite")
         raise NonFiniteLossError(_before_the_first_step(run, loss))
     return loss
+
+
+@contextmanager
+def in_eval_mode(run: Run) -> Iterator[None]:
+    """Without dropout, so that a loss depends on nothing but the parameters."""
+    run.loaded.network.transformer.eval()
+    try:
+        yield
+    finally:
+        run.loaded.network.transformer.train()
 
 
 def _before_the_first_step(run: Run, loss: FixedLoss) -> str:

@@ -134,7 +134,7 @@ def evaluation_set(
         regularisation: ids of the datasets that teach the base's own predictions; without held-out
             images the others are measured, where there are any.
     """
-    samples = [(number, each) for number, each in enumerate(index.samples)]
+    samples = list(enumerate(index.samples))
     if plan.backends:
         chosen = [number for number, each in samples if each.backend in plan.backends]
     else:

@@ -66,8 +66,6 @@ class Evaluations(Frozen):
 def evaluations_in(value: JsonValue, basis: str) -> Evaluations:
     """Those that a checkpoint holds; none where it holds none, or of something else."""
     empty = Evaluations(basis=basis)
-    if value is None:
-        return empty
     try:
         found = Evaluations.model_validate(value)
     except ValidationError:
