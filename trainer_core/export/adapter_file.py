@@ -12,7 +12,7 @@ import torch
 
 from trainer_core.config.plan.shapes import LinearShape
 from trainer_core.errors import AdapterFileError
-from trainer_core.export.adapter_tensors import ModuleTensors, read_tensors
+from trainer_core.export.adapter_tensors import AdapterTensors, ModuleTensors, read_tensors
 from trainer_core.weights.adapter_keys import Kind
 
 
@@ -61,6 +61,18 @@ def read_adapter(file: Path, linears: Sequence[LinearShape]) -> AdapterFile:
     Raises:
         AdapterFileError: as ``read_tensors``; or a shape does not fit the base model.
     """
+    found, deltas = _checked(file, linears)
+    return AdapterFile(kind=found.kind, deltas=deltas)
+
+
+def read_modules(file: Path, linears: Sequence[LinearShape]) -> Mapping[str, ModuleTensors]:
+    """As ``read_adapter``: by path, the factors as the file has them."""
+    return _checked(file, linears)[0].modules
+
+
+def _checked(
+    file: Path, linears: Sequence[LinearShape]
+) -> tuple[AdapterTensors, dict[str, ModuleDelta]]:
     found = read_tensors(file, linears)
     shapes = {linear.path: (linear.out_features, linear.in_features) for linear in linears}
     deltas = {path: _delta(module) for path, module in found.modules.items()}
@@ -72,7 +84,7 @@ def read_adapter(file: Path, linears: Sequence[LinearShape]) -> AdapterFile:
             )
         if not (delta.left.isfinite().all() and delta.right.isfinite().all()):
             raise AdapterFileError(f"{file}: {path} holds values that are not finite")
-    return AdapterFile(kind=found.kind, deltas=deltas)
+    return found, deltas
 
 
 def _delta(module: ModuleTensors) -> ModuleDelta:

@@ -9,7 +9,6 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, HiDreamImageTransformer2DModel
@@ -19,8 +18,8 @@ from trainer_core.config.plan import Precision
 from trainer_core.config.plan.shapes import hidream_linears, max_area_px
 from trainer_core.disk import writing
 from trainer_core.errors import OutputError
-from trainer_core.export.adapter_file import read_adapter
-from trainer_core.export.adapter_tensors import ModuleTensors, read_tensors
+from trainer_core.export.adapter_file import read_modules
+from trainer_core.export.adapter_tensors import ModuleTensors
 from trainer_core.export.merge import check_multiplier, read_transformer_config
 from trainer_core.hidream.balance import replace_gates
 from trainer_core.hidream.loading import load_text_encoders, load_transformer, load_vae
@@ -69,7 +68,7 @@ def generate(
     weights = transformer or base
     config = read_transformer_config(weights)
     sampling = _sampling_options(options, max_area_px(config))
-    modules = None if adapter is None else _modules_of(adapter, config)
+    modules = None if adapter is None else read_modules(adapter, hidream_linears(config))
     compute = choose_compute(options.device, _precision(options))
     texts = {options.negative_prompt, *(request.prompt for request in requests)}
     log("encoding the prompts")
@@ -138,13 +137,6 @@ def _sampling_options(options: PaintingOptions, max_area: int) -> SamplingOption
         sampler=options.sampler,
         shift=options.shift,
     )
-
-
-def _modules_of(adapter: Path, config: Mapping[str, Any]) -> Mapping[str, ModuleTensors]:
-    """The adapter's tensors by path, once they are known to fit; raises AdapterFileError."""
-    linears = hidream_linears(config)
-    read_adapter(adapter, linears)
-    return read_tensors(adapter, linears).modules
 
 
 def _precision(options: PaintingOptions) -> Precision:
