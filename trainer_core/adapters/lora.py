@@ -55,9 +55,9 @@ class SwitchedLinear(PeftLinear):  # type: ignore[misc]
     def forward(self, *args: Any, **options: Any) -> Any:
         """As peft's, with the strength of the switch."""
         strength = self._switch.strength
-        own = dict(self.scaling)
         if strength == 1.0:
             return super().forward(*args, **options)
+        own = self.scaling
         self.scaling = {name: scale * strength for name, scale in own.items()}
         try:
             return super().forward(*args, **options)
