@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from trainer_core.config.plan import Shown
 from trainer_core.errors import BadImageError
 from trainer_core.painting import contact_sheet as sheets
 from trainer_core.painting.contact_sheet import (
     Column,
     Picture,
-    Weights,
     contact_sheet,
     evenly_chosen,
     headings,
@@ -28,7 +28,7 @@ def plain(colour: tuple[int, int, int], size: tuple[int, int] = (64, 64)) -> Ima
 
 
 def picture(
-    step: int, name: str, colour: tuple[int, int, int], weights: Weights = "trained"
+    step: int, name: str, colour: tuple[int, int, int], weights: Shown = "trained"
 ) -> Picture:
     return Picture(step=step, name=name, weights=weights, image=plain(colour))
 

@@ -1,7 +1,7 @@
 """The contact sheet of a local run: ``samples/contact-sheet.png``, with all its pictures so far."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
@@ -13,7 +13,6 @@ from trainer_core.process.events import Event, Listener
 from trainer_core.whole_file import draft_of
 
 SHEET: Final = "samples/contact-sheet.png"
-_SHOWN: Final[tuple[Shown, ...]] = ("base", "trained", "ema")
 
 
 def contact_sheets(plan: Plan, output_dir: Path) -> Listener:
@@ -57,8 +56,9 @@ def _found(plan: Plan, pictures: Pictures, output_dir: Path) -> list[Picture]:
     found = []
     for folder in (output_dir / FOLDER).glob("step-*"):
         step = step_of(folder.name)
-        for shown in _SHOWN if step is not None else ():
-            assert step is not None
+        if step is None:
+            continue
+        for shown in get_args(Shown):
             for each in pictures_of(pictures, step, shown):
                 file = output_dir / each.path
                 if _plan_of(file) == digest:

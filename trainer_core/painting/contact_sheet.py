@@ -12,15 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from trainer_core.config.plan import Shown
 from trainer_core.errors import BadImageError
-
-Weights = Literal["base", "trained", "ema"]
-"""Which weights a picture was made with; ``ema``: their running mean."""
 
 MAX_ROWS: Final = 24
 MAX_COLUMNS: Final = 16
@@ -41,7 +39,7 @@ _PAPER: Final = (255, 255, 255)
 _INK: Final = (32, 32, 32)
 _EMPTY: Final = (236, 236, 236)
 """Where a row has no picture of a prompt."""
-_ORDER: Final[dict[Weights, int]] = {"base": 0, "trained": 1, "ema": 2}
+_ORDER: Final[dict[Shown, int]] = {"base": 0, "trained": 1, "ema": 2}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +50,7 @@ class Picture:
     """Optimizer steps that were done; of no meaning for pictures of the base model."""
     name: str
     """Of the prompt: the heading of the column. Any text."""
-    weights: Weights
+    weights: Shown
     image: Image.Image | Path
     """A path names a PNG file."""
 
