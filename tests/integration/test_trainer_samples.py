@@ -16,8 +16,7 @@ from services.domain.samples import StoredSample
 from services.objects.errors import ObjectStoreDownError, ObjectStoreRefusedError
 from services.objects.keys import sample_key
 from services.results.sweep import sweep_runs
-from services.store import quotas, run_samples
-from services.store.database import Database
+from services.store import quotas
 from services.store.run_samples import Sample
 from services.trainer import samples as samples_module
 from services.trainer.background import Background
@@ -28,9 +27,9 @@ from services.trainer.samples import Samples
 from tests.support.failing_store import FailingStore, store_in
 from tests.support.run_samples import png, sample_event, write_sample
 from tests.support.runs import LEASE, TenantDatabase, checkpoint_at
+from tests.support.sample_rows import BLUE, RED, WRONG, rows_of
 
 TIMES = LeaseTimes(lease_s=60, renew_s=60, orphan_s=60, cancel_s=60)
-RED, BLUE = png((200, 0, 0)), png((0, 0, 200))
 
 
 @dataclass
@@ -86,27 +85,16 @@ class Held:
         return [str(each.data["message"]) for each in self.reported]
 
 
-def rows_of(tenant: TenantDatabase, run_id: str, **query: Any) -> list[Sample]:
-    with tenant.database.transaction() as conn:
-        asked: dict[str, Any] = {"step": None, "name": None, "after": None, "limit": 100, **query}
-        return run_samples.page(conn, tenant.tenant_id, run_id, **asked)
-
-
 @pytest.fixture
-def tenant(database: Database) -> TenantDatabase:
-    return TenantDatabase.new(database)
-
-
-@pytest.fixture
-def held(tenant: TenantDatabase, tmp_path: Path) -> Iterator[Held]:
-    claim, store, output = tenant.held(), store_in(tmp_path), tmp_path / "attempt" / "output"
+def held(tenant_db: TenantDatabase, tmp_path: Path) -> Iterator[Held]:
+    claim, store, output = tenant_db.held(), store_in(tmp_path), tmp_path / "attempt" / "output"
     output.mkdir(parents=True)
     with (
-        Lease(tenant.ledger, claim.run_id, claim.fence, TIMES, Budget(None)) as lease,
+        Lease(tenant_db.ledger, claim.run_id, claim.fence, TIMES, Budget(None)) as lease,
         Background(lease, "committer") as background,
     ):
-        held = Held(tenant, claim, store, output, background)
-        context = cast(TrainerContext, _Context(tenant.ledger, store))
+        held = Held(tenant_db, claim, store, output, background)
+        context = cast(TrainerContext, _Context(tenant_db.ledger, store))
         held.samples = Samples(
             HeldRun(context=context, claim=claim, lease=lease),
             output,
@@ -144,22 +132,6 @@ def test_a_picture_is_stored_then_told_and_its_local_file_deleted(held: Held) ->
         conn.execute("DELETE FROM run_samples")
         fewer = quotas.read(conn, held.tenant.tenant_id, Quotas())["storage_bytes"].used
     assert used - fewer == len(RED) + len(BLUE)
-
-
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "other bytes": ({"sha256": "0" * 64}, "its file is not what the training process reported"),
-    "longer": ({"size_bytes": len(RED) - 1}, "its file is not what the training process reported"),
-    "other size": ({"width_px": 48}, "its file is no PNG picture of 48 by 48 px"),
-    "outside": ({"path": "../step-000001/x.png"}, "its event is not as it has to be (path: "),
-    "dots": ({"path": "samples/step-1/../../x.png"}, "its event is not as it has to be (path: "),
-    "absolute": ({"path": "/samples/step-1/x.png"}, "its event is not as it has to be (path: "),
-    "no text": ({"path": 3}, "its event is not as it has to be (path: "),
-    "hidden": ({"path": "samples/step-1/.x.png"}, "its event is not as it has to be (path: "),
-    "line feed": ({"path": "samples/step-1/x.png\n"}, "its event is not as it has to be (path: "),
-    "weights": ({"weights": "other"}, "its event is not as it has to be (weights: "),
-    "too large": ({"size_bytes": 1 << 30}, "its event is not as it has to be (size_bytes: "),
-    "infinite": ({"guidance": float("inf")}, "its event is not as it has to be (guidance: "),
-}
 
 
 def test_what_is_not_the_picture_of_its_event_is_dropped_with_a_warning(
@@ -342,79 +314,3 @@ def test_a_picture_that_is_made_again_replaces_the_one_of_before_and_its_file_is
     assert held.stored(older) is None
     assert held.stored(late) is None
     assert held.stored(BLUE, fence=again.fence) == BLUE
-
-
-def test_a_run_has_so_many_pictures_and_a_warning_says_which_is_the_last(
-    tenant: TenantDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_samples, "MAX_SAMPLES", 2)
-    claim = tenant.held()
-    for step in (1, 2, 3):
-        tenant.ledger.event(claim.run_id, claim.fence, [sample_event(step, RED)])
-    events = [each for each in tenant.events(claim.run_id) if "." not in each.type]
-    assert [(each.type, each.step) for each in events] == [
-        ("sample", 1), ("sample", 2), ("warning", 2), ("sample", 3),
-    ]  # fmt: skip
-    assert events[2].data["code"] == "samples_full"
-    assert "path" not in events[3].data
-    assert [row.step for row in rows_of(tenant, claim.run_id)] == [2, 1]
-    # One that is there may be made again.
-    again = sample_event(2, BLUE)
-    tenant.ledger.event(claim.run_id, claim.fence, [again])
-    assert rows_of(tenant, claim.run_id)[0].sha256 == again.data["sha256"]
-
-    monkeypatch.setattr(run_samples, "MAX_SAMPLES_BYTES", len(RED) + 1)
-    other = tenant.held()
-    for step in (1, 2, 3):
-        tenant.ledger.event(other.run_id, other.fence, [sample_event(step, RED)])
-    assert [row.step for row in rows_of(tenant, other.run_id)] == [2, 1]
-
-
-def test_an_event_that_is_no_such_picture_makes_no_row(tenant: TenantDatabase) -> None:
-    claim = tenant.held()
-    odd = [
-        sample_event(1, RED, **changes)
-        for name, (changes, _) in WRONG.items()
-        if name not in {"other bytes", "longer", "other size", "infinite"}
-    ]
-    odd.append(sample_event(1, RED, name="x" * 201))
-    odd.append(ChildEvent(type="sample", step=1, data={"sha256": None}))
-    tenant.ledger.event(claim.run_id, claim.fence, odd)
-    stored = [each for each in tenant.events(claim.run_id) if each.type == "sample"]
-    assert len(stored) == len(odd)
-    assert not any("path" in each.data or "sha256" in each.data for each in stored)
-    assert rows_of(tenant, claim.run_id) == []
-    tenant.ledger.event(claim.run_id, claim.fence, [sample_event(2, RED, prompt="a\0b")])
-    assert [row.prompt for row in rows_of(tenant, claim.run_id)] == ["ab"]
-    tenant.ledger.event(
-        claim.run_id, claim.fence, [ChildEvent(type="sample", step=3, data={"prompt": "a boat"})]
-    )
-    assert tenant.events(claim.run_id)[-1].data == {"prompt": "a boat"}
-
-
-def test_pages_are_of_the_newest_step_first(tenant: TenantDatabase) -> None:
-    claim = tenant.held()
-    made = [
-        sample_event(step, RED, name, weights)
-        for step in (0, 10, 9)
-        for name in ("cat", "Dog", "_b")
-        for weights in ("trained", "ema")
-    ]
-    tenant.ledger.event(claim.run_id, claim.fence, made)
-    paths = [row.path for row in rows_of(tenant, claim.run_id)]
-    assert [path.split("/")[1] for path in paths] == (
-        ["step-000010"] * 6 + ["step-000009"] * 6 + ["step-000000"] * 6
-    )
-    for limit in (1, 4):
-        found: list[Sample] = []
-        while page := rows_of(
-            tenant,
-            claim.run_id,
-            limit=limit,
-            after=(found[-1].step, found[-1].path) if found else None,
-        ):
-            found += page
-        assert [row.path for row in found] == paths
-    assert {row.name for row in rows_of(tenant, claim.run_id, name="Dog")} == {"Dog"}
-    assert {row.step for row in rows_of(tenant, claim.run_id, step=0)} == {0}
-    assert rows_of(tenant.neighbour(), claim.run_id) == []
