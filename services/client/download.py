@@ -75,8 +75,7 @@ def download_folder(
     Returns the files.
     """
     wanted = [(file, to / _local(file["path"], folder)) for file in _there(client, run_id, folder)]
-    _fetch_all(client, run_id, wanted, on_progress)
-    return [path for _, path in wanted]
+    return _fetch_all(client, run_id, wanted, on_progress)
 
 
 def download_adapter(
@@ -121,8 +120,7 @@ def download_adapter(
     chosen = live if weights == "live" and has_mean else ""
     names = [name for name in (ADAPTER_NAME, CONFIG_NAME) if chosen + name in files]
     wanted = [(files[chosen + name], to / name) for name in names]
-    _fetch_all(client, run_id, wanted, on_progress)
-    return [path for _, path in wanted]
+    return _fetch_all(client, run_id, wanted, on_progress)
 
 
 def download_samples(
@@ -137,8 +135,7 @@ def download_samples(
     Returns the files.
     """
     wanted = [(_file_of(sample), to / sample_file(sample["path"])) for sample in samples]
-    _fetch_all(client, run_id, wanted, on_progress)
-    return [path for _, path in wanted]
+    return _fetch_all(client, run_id, wanted, on_progress)
 
 
 def sample_file(path: str) -> PurePosixPath:
@@ -189,7 +186,8 @@ def _fetch_all(
     run_id: str,
     wanted: Sequence[tuple[File, Path]],
     on_progress: OnProgress | None,
-) -> None:
+) -> list[Path]:
+    """Returns the files."""
     total_bytes = sum(file["size_bytes"] for file, _ in wanted)
     done_bytes = 0
     # A client of its own: a signed link carries its own right, and must not carry the key.
@@ -211,6 +209,7 @@ def _fetch_all(
                 _Download(client, store, run_id, file=file, to=to, report=report).run()
             done_bytes += file["size_bytes"]
             report(file["size_bytes"])
+    return [to for _, to in wanted]
 
 
 def _is_there(file: File, to: Path) -> bool:

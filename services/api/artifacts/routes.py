@@ -131,8 +131,12 @@ def list_samples(  # noqa: PLR0917 - a route is called by name
             conn, tenant_id, run_id, step=step, name=name, after=place, limit=limit + 1
         )
         results = []
-        if place is None and name is None and step in {None, run.result_step}:
-            results = [each for each in folders_of(conn, run) if each.name == RESULT]
+        if place is None and name is None:
+            results = [
+                each
+                for each in folders_of(conn, run)
+                if each.name == RESULT and step in {None, each.step}
+            ]
         prompt = run_samples.newest_prompt(conn, tenant_id, run_id) if results else None
     in_result = (
         file
