@@ -150,7 +150,9 @@ PICTURES.no_effect(
     "validation_disable_unconditional",
     "No picture without a prompt is made, unless an empty one is in user_prompt_library.",
 )
-PICTURES.no_effect("validation_multigpu", "All GPUs of a run make each picture together.")
+PICTURES.no_effect(
+    "validation_multigpu", "Every GPU of a run samples each picture, and one stores it."
+)
 PICTURES.removed("validation_torch_compile")
 PICTURES.no_effect("validation_torch_compile_fullgraph", "Sampling is not compiled.")
 
