@@ -59,10 +59,14 @@ def sample_of(event: ChildEvent) -> StoredSample:
     """The picture that the event tells of; raises ValueError, which says what is wrong with it."""
     facts = {name: value for name, value in event.data.items() if name in _FACTS}
     try:
-        return _STORED.validate_python({"step": event.step, **facts})
+        sample = _STORED.validate_python({"step": event.step, **facts})
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise ValueError(f"{'/'.join(map(str, first['loc']))}: {first['msg']}") from None
+    # Lists are ordered by step, and pages of them begin behind a path.
+    if int(sample.path.split("/")[1].removeprefix("step-")) != sample.step:
+        raise ValueError("path: is of another step")
+    return sample
 
 
 def without_file(event: ChildEvent) -> ChildEvent:

@@ -21,6 +21,7 @@ from services.domain.errors import Problem
 from services.domain.failures import backoff
 from services.domain.placement import BUILDER_LEASE
 from services.domain.quotas import Quotas
+from services.domain.storable_json import storable
 from services.store import datasets, import_leftovers, quotas, tenants, webhook_events
 from services.store.database import WORK, Connection, columns_of, notify, seconds
 from services.store.datasets import FileFacts, NewFile
@@ -337,7 +338,7 @@ def reject(conn: Connection, work: Import, problem: Problem) -> None:
     """
     if not _end(conn, work, "failed"):
         return
-    conn.execute(_REJECT, {**_key(work), "errors": Jsonb([asdict(problem)])})
+    conn.execute(_REJECT, {**_key(work), "errors": Jsonb([storable(asdict(problem))])})
     datasets.wake_runs(conn, work.tenant_id, work.dataset_id)
     webhook_events.announce_dataset(conn, work.tenant_id, work.dataset_id, status="rejected")
 

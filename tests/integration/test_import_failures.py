@@ -43,6 +43,17 @@ def test_the_last_failure_in_a_row_ends_the_import(tenant_db: TenantDatabase) ->
     assert state(tenant_db, work)[0] == "failed"
 
 
+def test_a_reason_that_no_database_stores_ends_the_import_too(tenant_db: TenantDatabase) -> None:
+    """Messages of the fetching process may quote what strangers wrote."""
+    work = taken_after_failures(tenant_db, 0)
+    with tenant_db.database.transaction() as conn:
+        imports.reject(conn, work, Problem(pointer="", code="unusable", message="a\0b"))
+    assert state(tenant_db, work)[0] == "failed"
+    with tenant_db.database.transaction() as conn:
+        (problem,) = datasets.get(conn, work.tenant_id, work.dataset_id).errors
+    assert problem["message"] == "ab"
+
+
 def test_failures_before_a_portion_that_went_well_do_not_count(tenant_db: TenantDatabase) -> None:
     work = taken_after_failures(tenant_db, imports.MAX_FAILURES - 1)
     with tenant_db.database.transaction() as conn:
