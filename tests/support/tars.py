@@ -4,9 +4,10 @@ import io
 import ipaddress
 import tarfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tests.support import buckets
 from tests.support.file_server import OWN
 from trainer_core.config.simpletuner.source_types import PictureSource, TarSource
 from trainer_core.progress import SilentReporter
@@ -54,11 +55,5 @@ def get(
 
 def content(found: FetchedSource) -> dict[str, tuple[bytes, str]]:
     """Path of each picture without its suffix → its bytes and its captions."""
-    return {
-        file.relative_to(found.folder).with_suffix("").as_posix(): (
-            file.read_bytes(),
-            text.read_text() if (text := file.with_suffix(".txt")).exists() else "",
-        )
-        for file in sorted(found.folder.rglob("*"))
-        if file.is_file() and file.suffix != ".txt"
-    }
+    pictures = buckets.content(found).items()
+    return {PurePosixPath(path).with_suffix("").as_posix(): each for path, each in pictures}
