@@ -4,7 +4,6 @@ All are schedulers of flow matching. The three published HiDream-I1 models name 
 (Dev and Fast, which are distilled).
 """
 
-import json
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -15,6 +14,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from trainer_core.base_models.layout import read_config
 from trainer_core.config.plan import Sampler
 from trainer_core.errors import BaseModelError
 
@@ -95,11 +95,4 @@ def _named(config: dict[str, Any], folder: Path) -> Sampler:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "scheduler" / "scheduler_config.json"
-    try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise BaseModelError(f"{path} is not an object")
-    return config
+    return read_config(folder / "scheduler" / "scheduler_config.json")
