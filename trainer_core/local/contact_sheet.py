@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Final, get_args
 
 from PIL import Image
-from PIL.PngImagePlugin import PngImageFile
 
 from trainer_core.config.plan import Pictures, Plan, Shown
 from trainer_core.disk import writing
@@ -72,8 +71,8 @@ def _plan_of(file: Path) -> str | None:
     """The digest of the plan that the picture names; an earlier run may have left pictures."""
     try:
         with Image.open(file, formats=["PNG"]) as image:
-            assert isinstance(image, PngImageFile)
-            image.load()  # the text may follow the pixels
-            return image.text.get("plan_digest")
+            # What ``write_picture`` writes is before the pixels, which need not be decoded.
+            digest: str | None = image.info.get("plan_digest")
+            return digest
     except (OSError, ValueError, SyntaxError):
         return None
