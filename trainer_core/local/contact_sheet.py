@@ -53,7 +53,7 @@ def _found(plan: Plan, pictures: Pictures, output_dir: Path) -> list[Picture]:
     several = len(pictures.sizes) * len(pictures.seeds) > 1
     digest = plan.identity_digest()
     found = []
-    for folder in (output_dir / FOLDER).glob("step-*"):
+    for folder in sorted((output_dir / FOLDER).glob("step-*")):
         step = step_of(folder.name)
         if step is None:
             continue
