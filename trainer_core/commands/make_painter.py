@@ -29,7 +29,7 @@ def run(
     started_s = time.monotonic()
 
     def log(text: str) -> None:
-        print(f"{time.monotonic() - started_s:7.1f} s  {text}", flush=True)  # noqa: T201
+        print(f"{time.monotonic() - started_s:7.1f} s  {text}", flush=True)  # noqa: T201 - progress
 
     try:
         recipe = Recipe(
