@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.start.folder import Setting, make_base
+from benchmarks.step.card import card_of
 from benchmarks.step.measure import free_memory
 from benchmarks.trainer_matrix import environment
 from benchmarks.whole_run.cases import CASES
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--sizes", default=_SIZES, help="WIDTHxHEIGHT,… in px; all but memory take the first"
     )
-    parser.add_argument("--steps", type=int, help="other numbers of steps; even")
+    parser.add_argument("--steps", type=int, help="other numbers of steps; multiples of 4")
+    parser.add_argument("--card-gib", type=float, metavar="N", help="memory of the card")
     args = parser.parse_args(arguments)
     names = args.cases.split(",")
     if unknown := sorted(set(names) - set(CASES)):
@@ -76,9 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _write(args.output, {"case": "make", "total_s": seconds, "machine": environment()})
     failed = 0
     for name in names:
-        line = _line(name, setting, args.steps)
+        with card_of(args.card_gib):
+            line = _line(name, setting, args.steps)
         failed += "error" in line
-        _write(args.output, line)
+        _write(args.output, {"card_gib": args.card_gib, **line})
     return 1 if failed else 0
 
 

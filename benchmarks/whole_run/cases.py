@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from benchmarks.start.folder import Setting, make_job
 from benchmarks.whole_run.checkpoints import differences
-from benchmarks.whole_run.figures import growth, pace, peak, start
+from benchmarks.whole_run.figures import growth, observations, pace, peak, start
 from benchmarks.whole_run.no_sync import LAST
 from benchmarks.whole_run.process import RunFailedError, environment_of, tell, train
 from trainer_core.checkpoint.layout import checkpoint_name
@@ -86,11 +86,30 @@ def resume(setting: Setting, steps: int) -> dict[str, Any]:
     }
 
 
+def pictures(setting: Setting, steps: int) -> dict[str, Any]:
+    """Pictures and evaluations between steps: their seconds, and the memory that they add.
+
+    A quarter of the steps without any, then evaluations, then pictures of the first size as well.
+    """
+    quarter = steps // 4
+    options = {
+        **setting.options,
+        "disable_benchmark": True,
+        "validation_step_interval": 2 * quarter,
+        "eval_steps_interval": quarter,
+        "num_eval_images": 8,
+    }
+    job = _job(replace(setting, options=options), "pictures", steps, sampler_steps=28)
+    events = train(job)
+    return observations(events, first_evaluation=quarter, first_picture=2 * quarter) | pace(events)
+
+
 CASES: Final[Mapping[str, Case]] = {
     "speed": Case(speed, 200),
     "memory": Case(memory, 500, mixes_sizes=True),
     "no-sync": Case(no_sync, LAST + 5),
     "resume": Case(resume, 40),
+    "pictures": Case(pictures, 40),
 }
 
 
@@ -101,17 +120,18 @@ def _job(
     *,
     resume_from: Path | None = None,
     checkpoint_every: int | None = None,
+    sampler_steps: int = 2,
 ) -> Path:
     """The file of a new job, with a checkpoint at the end and each ``checkpoint_every`` steps.
 
-    ``checkpoint_every``: half of the steps where it is None.
+    ``checkpoint_every``: half of the steps where it is None. ``sampler_steps``: of each picture;
+    the one of the result belongs to a run, and is not measured.
     """
     options = {
         **setting.options,
         "max_train_steps": steps,
         "checkpoint_step_interval": checkpoint_every or steps // 2,
-        # A sample image belongs to a run, and is not measured.
-        "validation_num_inference_steps": 2,
+        "validation_num_inference_steps": sampler_steps,
     }
     folder = setting.folder / name
     shutil.rmtree(folder, ignore_errors=True)

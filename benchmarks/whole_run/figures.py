@@ -21,18 +21,19 @@ class _Interval:
 
     steps: int
     seconds: float
-    has_checkpoint: bool
+    is_interrupted: bool
 
 
 def pace(events: Sequence[Event]) -> dict[str, Any]:
     """Seconds a step, between the ends of steps on the device.
 
-    ``step_s`` is the mean without the intervals in which a checkpoint was written, and
+    ``step_s`` is the mean without the intervals in which a checkpoint was written, or the run was
+    evaluated or made pictures, and
     ``with_checkpoint_s`` that of all. A checkpoint after the last step is not in either.
     """
     intervals = list(_intervals(events))
-    plain = [each for each in intervals if not each.has_checkpoint]
-    interrupted = [each for each in intervals if each.has_checkpoint]
+    plain = [each for each in intervals if not each.is_interrupted]
+    interrupted = [each for each in intervals if each.is_interrupted]
     step_s = _mean_s(plain)
     pauses_s = [each.seconds - each.steps * step_s for each in interrupted]
     per_step_s = [each.seconds / each.steps for each in plain]
@@ -84,14 +85,40 @@ def growth(events: Sequence[Event]) -> dict[str, Any]:
     return found
 
 
+def observations(
+    events: Sequence[Event], *, first_evaluation: int, first_picture: int
+) -> dict[str, Any]:
+    """Seconds of pictures and of evaluations, and the memory reserved before and after the first.
+
+    ``first_evaluation``, ``first_picture``: the steps after which they are made; the evaluation
+    before the first step does not count as one.
+    """
+    made = [event for event in events if event.name == "sample" and "took_s" in event.data]
+    measured = [e for e in events if e.name == "eval" and e.data["name"] == "evaluation"]
+    return {
+        "picture_s": [event.data["took_s"] for event in made],
+        "evaluation_s": [event.data["took_s"] for event in measured],
+        "evaluated_images": measured[0].data["images"],
+        "training_peak_gib": _peak_gib(events, first_evaluation),
+        "with_evaluation_peak_gib": _peak_gib(events, first_picture),
+        "with_pictures_peak_gib": peak(events)["peak_reserved_gib"],
+        "warnings": [e.data["message"] for e in events if e.name == "warning"],
+    }
+
+
+def _peak_gib(events: Sequence[Event], last_step: int) -> float | None:
+    """The most memory that was reserved when ``last_step`` was reported."""
+    return peak([e for e in events if e.step <= last_step])["peak_reserved_gib"]
+
+
 def _intervals(events: Sequence[Event]) -> Iterator[_Interval]:
-    saved = {event.step for event in events if event.name == "checkpoint"}
+    between = {event.step for event in events if event.name in ("checkpoint", "eval", "sample")}
     steps = [event for event in events if event.name == "step" and event.step >= _WARM_UP]
     for one, next_one in itertools.pairwise(steps):
         yield _Interval(
             steps=next_one.step - one.step,
             seconds=next_one.t_s - one.t_s,
-            has_checkpoint=any(one.step <= step < next_one.step for step in saved),
+            is_interrupted=any(one.step <= step < next_one.step for step in between),
         )
 
 
