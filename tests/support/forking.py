@@ -2,7 +2,8 @@
 
 A server has imported what its processes import, and has run nothing of it: it has one thread. A
 fork takes the environment, the folder and the descriptors of the request, and then runs the module
-as ``python -m`` does: it is as a new process, without the second or more of importing. Only
+as ``python -m`` does: it is as a new process, without the second or more of importing. It ends
+after its last exit handler: to take the modules apart would copy most pages of the server. Only
 ``/proc/PID/cmdline`` and ``/proc/PID/environ`` are the server's, and so are pages of memory. A test
 that looks at these asks for a new process. A process ends with the one that asked for it.
 """
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -372,12 +374,39 @@ def _become(request: Mapping[str, Any]) -> None:
     if few_samples := sys.modules.get(_FEW_SAMPLES):
         few_samples.choose(os.environ)
     sys.argv = [request["module"], *request["argv"]]
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as exit_:
+        if isinstance(exit_.code, int | None):  # else Python prints it
+            _end["status"] = exit_.code or 0
+        raise
+    _end["status"] = 0
+
+
+_end: dict[str, int] = {}
+"""Of a fork whose module has ended in the usual way: ``status``."""
+
+
+def _leave() -> None:
+    """The last exit handler. An end by an exception is left to Python, and output nobody reads."""
+    with contextlib.suppress(OSError, ValueError):
+        if "status" in _end:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(_end["status"] & 0xFF)
+
+
+def _forget_finalizers() -> None:
+    """What imports made is not finalized by the forks: torch would take its operators apart."""
+    for finalizer in list(vars(weakref.finalize)["_registry"]):
+        finalizer.atexit = False
 
 
 if __name__ == "__main__":
+    atexit.register(_leave)  # before the imports: the handler registered first is run last
     for name in sys.argv[2:]:
         importlib.import_module(name)
+    _forget_finalizers()
     gc.collect()
     gc.freeze()
     # The number of stdin, which every fork takes for itself, has to be free.
