@@ -105,6 +105,12 @@ _Guidance = Annotated[
         "distilled Dev and Fast models).",
     ),
 ]
+_GuidanceRescale = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="Keeps strong guidance from raising the contrast; 0: not at all."
+    ),
+]
 _Seed = Annotated[int, typer.Option(min=0, help="Of the noise: the same seed, the same picture.")]
 _Precision = Annotated[
     Quantization,
@@ -145,6 +151,7 @@ def generate(
     height: _Height = None,
     steps: _Steps = 30,
     guidance: _Guidance = 3.2,
+    guidance_rescale: _GuidanceRescale = 0.0,
     seed: _Seed = 42,
     precision: _Precision = "no_change",
     text_encoder_precision: _TextEncoderPrecision = "no_change",
@@ -171,6 +178,7 @@ def generate(
         height_px=height,
         steps=steps,
         guidance=guidance,
+        guidance_rescale=guidance_rescale,
         seed=seed,
         multiplier=multiplier,
         precision=precision,

@@ -78,6 +78,9 @@ class Claim:
     """As in ``Renewal``."""
     start: StoredStart | None = None
     """The adapter that the run starts from; with a checkpoint it is not needed any more."""
+    pictures: tuple[str, ...] = ()
+    """Paths of the stored pictures of these checkpoints' weights, or without a checkpoint those of
+    step 0; the attempt need not make them again."""
 
 
 class RequestedAction(StrEnum):

@@ -13,6 +13,7 @@ from services.store import (
     restore_guard,
     run_documents,
     run_limits,
+    run_samples,
     transitions,
     webhook_events,
     workers,
@@ -174,4 +175,5 @@ def _claim_of(conn: Connection, run: Run) -> Claim:
         older_checkpoints=tuple(newest_first[1:]),
         budget_s=run_limits.budget_s(conn, run),
         start=None if run.start_adapter is None else start_from_json(run.start_adapter),
+        pictures=run_samples.made_before(conn, run.tenant_id, run.run_id),
     )

@@ -135,6 +135,19 @@ def page(
         return cursor.execute(_PAGE, facts).fetchall()
 
 
+_UP_TO: Final = SQL("""
+SELECT {columns} FROM run_samples
+WHERE tenant_id = %s AND run_id = %s AND step <= %s
+ORDER BY step, created_at, path COLLATE "C"
+""").format(columns=_COLUMNS)
+
+
+def up_to(conn: Connection, tenant_id: str, run_id: str, step: int) -> list[Sample]:
+    """All pictures of a run up to this step, at most MAX_SAMPLES, in the order of making."""
+    with conn.cursor(row_factory=class_row(Sample)) as cursor:
+        return cursor.execute(_UP_TO, (tenant_id, run_id, step)).fetchall()
+
+
 _FIND: Final = SQL("""
 SELECT {columns} FROM run_samples
 WHERE tenant_id = %s AND run_id = %s AND path = %s
@@ -145,6 +158,29 @@ def find(conn: Connection, tenant_id: str, run_id: str, path: str) -> Sample | N
     """The picture of this path; None where there is none."""
     with conn.cursor(row_factory=class_row(Sample)) as cursor:
         return cursor.execute(_FIND, (tenant_id, run_id, path)).fetchone()
+
+
+# An attempt of before the checkpoint's may have made pictures of other weights at its step.
+_MADE_BEFORE: Final = """
+SELECT path FROM run_samples AS made
+WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s AND (
+    EXISTS (
+        SELECT FROM checkpoints
+        WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s
+            AND step = made.step AND fence <= made.fence)
+    OR step = 0 AND NOT EXISTS (
+        SELECT FROM checkpoints WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s))
+ORDER BY path COLLATE "C"
+"""
+
+
+def made_before(conn: Connection, tenant_id: str, run_id: str) -> tuple[str, ...]:
+    """Paths of the pictures that an attempt need not make again where it starts.
+
+    Those show the weights of a checkpoint, or, of a run without one, those of step 0.
+    """
+    rows = conn.execute(_MADE_BEFORE, {"tenant_id": tenant_id, "run_id": run_id})
+    return tuple(path for (path,) in rows)
 
 
 # Events of pictures that were made while it trained name the weights, stored or not.

@@ -84,6 +84,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
             output_dir=str(output_dir),
             resume_from=None if checkpoint is None else str(_resume_dir(folder, checkpoint)),
             start_from=None if start_dir is None else str(start_dir),
+            pictures_made=claim.pictures,
             waiting_checkpoints=WAITING_CHECKPOINTS,
             shard_wait_s=_SHARD_WAIT_S,
             node_cache=held.context.node_cache,

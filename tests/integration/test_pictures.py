@@ -5,23 +5,26 @@ The runs train a LoRA with dropout and a running mean, in this process.
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import numpy as np
 import pytest
 import torch
+from diffusers import HiDreamImageTransformer2DModel
 from PIL import Image
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from tests.support.jobs import demo_plan, photo_items, write_entries
+from tests.support.jobs import train
+from tests.support.painting_runs import PICTURES, Trained, job_of, run
 from tests.support.small_jobs import named
-from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.folders import read_manifest
 from trainer_core.checkpoint.layout import adapter_files
 from trainer_core.config.plan import Sampler
-from trainer_core.data.indexing import build_index
-from trainer_core.engine.loop import run_job
 from trainer_core.engine.setup import load_run
 from trainer_core.hidream.samplers import load_sampler
 from trainer_core.local.contact_sheet import write_contact_sheet
@@ -30,18 +33,8 @@ from trainer_core.painting.network import NetworkTransformer
 from trainer_core.painting.options import ImageRequest, PaintingOptions, SamplingOptions
 from trainer_core.painting.sampling import sample_image
 from trainer_core.process.control import Control
-from trainer_core.process.events import Event, EventWriter
-from trainer_core.process.job import Job
+from trainer_core.process.events import Event
 
-PICTURES: Final[dict[str, Any]] = {
-    "validation_step_interval": 2,
-    "validation_prompt": "a red boat on a lake",
-    "validation_negative_prompt": "blurry",
-    "validation_resolution": "64x32, 32",
-    "validation_num_inference_steps": 2,
-    "validation_guidance": 2.0,
-    "validation_seed": 5,
-}
 NO_OPTIONS: Final = PaintingOptions(
     negative_prompt="blurry",
     width_px=None,
@@ -57,74 +50,9 @@ NO_OPTIONS: Final = PaintingOptions(
 )
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A run that came to its end, or was stopped."""
-
-    folder: Path
-    is_finished: bool
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "events.jsonl").open()]
-
-    def pictures(self) -> list[dict[str, Any]]:
-        """The events of the pictures; that of the result's sample has no sha256."""
-        return [each for each in named(self.events, "sample") if "sha256" in each]
-
-    def state_of(self, step: int) -> bytes:
-        return (self.folder / f"checkpoints/step-{step:08d}/state.safetensors").read_bytes()
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shards")
-
-
-def job_of(tiny: Path, shards: Path, folder: Path, **options: Any) -> Job:
-    """Four steps of a LoRA with dropout and a mean; its texts are as they are encoded."""
-    base = read_base_model(tiny)
-    lora: dict[str, Any] = {
-        "lora_type": "standard",
-        "lora_rank": 4,
-        "lora_dropout": 0.3,
-        "use_ema": True,
-        "ema_decay": 0.5,
-        "max_train_steps": 4,
-        "checkpoint_step_interval": 2,
-        "report_to": None,
-        "optimizer": "torch-adamw",
-        "mixed_precision": "no",
-        "text_encoder_3_precision": "no_change",
-        "text_encoder_4_precision": "no_change",
-    }
-    plan = demo_plan(base, edge_px=64, **{**lora, **options})
-    index = build_index(plan, photo_items(plan, 2), base.transformer_config)
-    write_entries(index, base, shards)
-    return Job(
-        plan=plan,
-        index=index,
-        base_model_dir=str(tiny),
-        shards_dir=str(shards),
-        output_dir=str(folder),
-        resume_from=None,
-        keep_checkpoints=10,
-        shard_wait_s=1,
-    )
-
-
-def run(job: Job, *, stop_at: Any = None) -> Trained:
-    """``stop_at``: an event is given to it; where it answers True a stop is requested."""
-    folder, control = Path(job.output_dir), Control(None)
-
-    def listen(event: Event) -> None:
-        if stop_at is not None and stop_at(event):
-            control.request_stop()
-
-    with EventWriter(folder / "events.jsonl") as events:
-        events.listen("stop", listen)
-        is_finished = run_job(job, events, control)
-    return Trained(folder, is_finished)
 
 
 @pytest.fixture(scope="module")
@@ -247,4 +175,71 @@ def test_a_stop_leaves_pictures_to_the_resumed_run(
     with Image.open(tmp_path / "samples/contact-sheet.png") as sheet:
         contents = json.loads(sheet.text["Description"])  # type: ignore[attr-defined]
     assert contents["rows"] == ["base", *(f"step {n}{e}" for n in (2, 4) for e in ("", " ema"))]
-    assert contents["columns"] == ["validation 64x32 seed 5", "validation 32x32 seed 5"]
+    assert contents["columns"] == ["validation 64x32", "validation 32x32"]
+
+
+def test_what_a_supervisor_has_stored_is_not_made_again_after_a_kill(
+    tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    """The process dies after a picture's file, before its event; the next has an empty folder."""
+    plain = {**PICTURES, "use_ema": False, "ema_decay": None, "max_train_steps": 3}
+    folders = tmp_path / "first", tmp_path / "second"
+    killed, resumed = (job_of(tiny_folder, shards, f / "output", **plain) for f in folders)
+    env = {"REVERIE_ENV": "test", "FAULT_AT": "picture.before_event@4=kill"}
+    status, events = train(killed.model_dump(mode="json"), folders[0], env)
+    assert status == -signal.SIGKILL
+    stored = [each["path"] for each in named(events, "sample")]
+    name = "samples/step-000002/validation-{}-5.png"
+    assert stored[2:] == [name.format("64x32")]
+
+    job = resumed.model_copy(
+        update={
+            "resume_from": str(folders[0] / "output/checkpoints/step-00000002"),
+            "pictures_made": tuple(stored),
+        }
+    )
+    status, events = train(job.model_dump(mode="json"), folders[1])
+    assert status == 0
+    made = [each["path"] for each in named(events, "sample") if "sha256" in each]
+    assert made == [name.format("32x32")]
+    first, second = (folder / "output" / made[0] for folder in folders)
+    assert first.read_bytes() == second.read_bytes()
+
+
+@contextmanager
+def too_little_memory(is_missing: Callable[[int], bool]) -> Iterator[None]:
+    """Each forward of the sampling may find no memory: ``is_missing`` gets its number, from 1."""
+    count = 0
+
+    def hook(module: torch.nn.Module, _: Any) -> None:
+        nonlocal count
+        if isinstance(module, HiDreamImageTransformer2DModel):
+            count += 1
+            if is_missing(count):
+                raise torch.OutOfMemoryError("no memory")
+
+    handle = register_module_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_where_memory_is_missing_a_picture_is_tried_again_and_then_left_out(
+    painted: Trained, tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    """A forward of step 0 fails once; those of the last three pictures fail in both tries."""
+    job = job_of(tiny_folder, shards, tmp_path, **PICTURES, max_train_steps=2)
+    with too_little_memory(lambda number: number == 2 or 9 <= number <= 14):
+        done = run(job)
+
+    assert done.is_finished
+    made = done.pictures()
+    assert [each["step"] for each in made] == [0, 0, 2]
+    for each, wanted in zip(made, painted.pictures(), strict=False):
+        assert (each["path"], each["sha256"]) == (wanted["path"], wanted["sha256"])
+    warnings = named(done.events, "warning")
+    (told,) = (each["message"] for each in warnings if each["code"] == "picture_memory")
+    assert told.startswith("3 of 4 pictures after step 2 are left out")
+    assert "32x32 px needs more memory" in told
+    assert done.state_of(2) == painted.state_of(2)

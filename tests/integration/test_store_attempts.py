@@ -7,7 +7,9 @@ import pytest
 from services.domain.ledger import ChildEvent, Claim, Outcome
 from services.store import admission
 from services.store.ledger import PostgresLedger
+from tests.support.run_samples import sample_event
 from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
+from tests.support.sample_rows import RED
 from trainer_core.errors import Category
 
 
@@ -125,6 +127,34 @@ def test_a_claim_names_the_older_checkpoints_too(tenant_db: TenantDatabase) -> N
     again = claim_again(tenant_db, claim.run_id)
     assert again.checkpoint == checkpoint_at(claim, 3)
     assert again.older_checkpoints == (checkpoint_at(claim, 2),)
+
+
+def test_a_claim_names_the_pictures_of_the_weights_it_starts_from(
+    tenant_db: TenantDatabase,
+) -> None:
+    """Those of an attempt that had no such checkpoint show other weights, if only by rounding."""
+    claim = tenant_db.held()
+    ledger = tenant_db.ledger
+    assert claim.pictures == ()
+    base, of_1, of_2 = (sample_event(step, RED) for step in (0, 1, 2))
+    ledger.event(claim.run_id, claim.fence, [base, of_2])
+    ledger.hand_back(claim.run_id, claim.fence, Outcome.STOPPED, None)
+    second = claim_again(tenant_db, claim.run_id)
+    assert second.pictures == (base.data["path"],)
+
+    for step in (1, 2):
+        ledger.commit_checkpoint(second.run_id, second.fence, checkpoint_at(second, step))
+    ledger.event(second.run_id, second.fence, [of_1])
+    ledger.hand_back(second.run_id, second.fence, Outcome.STOPPED, None)
+    third = claim_again(tenant_db, claim.run_id)
+    assert third.pictures == (of_1.data["path"],)
+
+    ledger.event(third.run_id, third.fence, [of_2])
+    ledger.hand_back(third.run_id, third.fence, Outcome.STOPPED, None)
+    paths = of_1.data["path"], of_2.data["path"]
+    assert claim_again(tenant_db, claim.run_id).pictures == paths
+    other = tenant_db.held()
+    assert other.pictures == ()
 
 
 def test_a_new_checkpoint_resets_the_attempt_count(tenant_db: TenantDatabase) -> None:

@@ -4,7 +4,8 @@ In a run of three steps, 64 samples before and after training took four fifths o
 that looks at the losses of all samples sets the variable ``ALL_SAMPLES`` for its process.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from tests.support.forked_training import ALL_SAMPLES
@@ -13,6 +14,17 @@ from trainer_core.validation import fixed_loss
 FEW: Final = 8
 """Half of them are held-out images where there are any."""
 _ALL: Final = fixed_loss.SAMPLES
+
+
+@contextmanager
+def few() -> Iterator[None]:
+    """Inside, this process measures few samples too."""
+    before = vars(fixed_loss)["SAMPLES"]
+    vars(fixed_loss)["SAMPLES"] = FEW
+    try:
+        yield
+    finally:
+        vars(fixed_loss)["SAMPLES"] = before
 
 
 def choose(env: Mapping[str, str]) -> None:

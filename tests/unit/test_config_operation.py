@@ -222,6 +222,7 @@ def test_the_options_of_the_sample_image_act() -> None:
         "validation_negative_prompt": "blurry",
         "validation_num_inference_steps": "7",
         "validation_guidance": 2.5,
+        "validation_guidance_rescale": 0.3,
         "validation_resolution": "128x64",
         "validation_seed": 3,
     }
@@ -231,7 +232,7 @@ def test_the_options_of_the_sample_image_act() -> None:
     assert (operation.sample_prompt, operation.sample_negative_prompt) == ("a cat", "blurry")
     assert (operation.sample_steps, operation.sample_guidance) == (7, 2.5)
     assert (operation.sample_width_px, operation.sample_height_px) == (128, 64)
-    assert operation.sample_seed == 3
+    assert (operation.sample_seed, operation.sample_guidance_rescale) == (3, 0.3)
     assert problems_of({"validation_num_inference_steps": 1001}) == [
         ("/config/validation_num_inference_steps", "bad_value")
     ]

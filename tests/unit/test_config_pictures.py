@@ -11,7 +11,10 @@ from trainer_core.config.plan.problems import texts_of
 
 FULL = {"model_type": "full", "lora_type": None}
 EVERY_2: dict[str, Any] = {"validation_step_interval": "2", "seed": 1}
-LIBRARY: dict[str, Any] = {"a_<token>": "a <token> cat", "A__TOKEN_": {"prompt": "b", "more": 1}}
+LIBRARY: dict[str, Any] = {
+    "a_<token>": "a <token> cat",
+    "A__TOKEN_": {"prompt": "b", "adapter_strength": "0.5", "more": 1},
+}
 
 
 def pictures_of(config: dict[str, Any], library: dict[str, Any] | None = None) -> Pictures:
@@ -36,6 +39,7 @@ def test_each_prompt_is_painted_at_each_size_with_each_seed() -> None:
         "num_validation_images": 2,
         "validation_num_inference_steps": 3,
         "validation_guidance": 2.0,
+        "validation_guidance_rescale": "0.7",
     }
 
     found = pictures_of(written, LIBRARY)
@@ -46,7 +50,9 @@ def test_each_prompt_is_painted_at_each_size_with_each_seed() -> None:
         PictureSize(width_px=64, height_px=64),
         PictureSize(width_px=128, height_px=64),
     )
-    assert (found.seeds, found.steps, found.guidance) == ((7, 8), 3, 2.0)
+    assert (found.seeds, found.steps) == ((7, 8), 3)
+    assert (found.guidance, found.guidance_rescale) == (2.0, 0.7)
+    assert [found.strength_of(prompt) for prompt in found.prompts] == [1.0, 1.0, 0.5]
     assert found.texts() == ("a bird", "a <token> cat", "b", "ugly")
     assert (found.step_interval, found.epoch_interval, found.has_base) == (2, None, True)
     assert (
@@ -78,6 +84,10 @@ def test_pictures_change_neither_identity_nor_sample() -> None:
         ({"validation_disable": True}, "validation_step_interval"),
         ({"validation_disable": True, "validation_time_share": 0.1}, "validation_time_share"),
         ({"ema_validation": "ema_only"}, "ema_validation"),
+        (
+            {"validation_guidance": 1, "validation_guidance_rescale": 0.5},
+            "validation_guidance_rescale",
+        ),
         ({**FULL, "validation_lycoris_strength": 0.5}, "validation_lycoris_strength"),
     ],
 )
@@ -97,11 +107,21 @@ def test_an_option_without_effect_is_told(config: dict[str, Any], option: str) -
         ({"validation_time_share": 0}, "validation_time_share", "bad_value"),
         ({"validation_time_share": 1.5}, "validation_time_share", "bad_value"),
         ({"num_validation_images": 0}, "num_validation_images", "bad_value"),
+        ({"validation_guidance_rescale": 1.5}, "validation_guidance_rescale", "bad_value"),
         ({"ema_validation": "both"}, "ema_validation", "bad_value"),
     ],
 )
 def test_a_wrong_value_is_a_problem(config: dict[str, Any], option: str, code: str) -> None:
     assert problems_of({**EVERY_2, **config}) == [(f"/config/{option}", code)]
+
+
+@pytest.mark.parametrize("strength", [-1, 101, "strong", "nan", True, [1.0]])
+def test_a_prompt_has_no_strength_that_is_no_number(strength: Any) -> None:
+    library = {"a/b": {"prompt": "a", "adapter_strength": strength}}
+
+    assert problems_of({}, prompt_library=library) == [
+        ("/prompt_library/a~1b/adapter_strength", "bad_value")
+    ]
 
 
 def test_too_many_pictures_at_a_time_are_refused() -> None:

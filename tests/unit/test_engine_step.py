@@ -283,7 +283,7 @@ def test_the_parameters_hold_the_means_inside_averaged(tiny_folder: Path, plan: 
     trained, batch = snapshot(backend.tensors()), batch_of(9)
     with torch.no_grad():
         of_trained = backend.losses(batch)
-        with backend.averaged():
+        with backend.with_means():
             of_means = backend.losses(batch)
             inside = {n: v.clone() for n, v in backend.tensors().parameters.items()}
 

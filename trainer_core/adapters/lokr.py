@@ -92,14 +92,24 @@ class LokrLinear(nn.Module):
     def delta(self, input_: torch.Tensor) -> torch.Tensor:
         """The output that the adapter adds: W1 · X · W2ᵀ for each token's X [c, D].
 
-        The scalar factors are multiplied into w1 in fp32. It is the smallest tensor, and the
-        exported file holds the same product.
+        The scalar factors are multiplied into w1, the smallest tensor.
         """
-        factor = self.scalar * (self.scale * self.multiplier * self._switch.strength)
-        w1_ac = (self.full_w1() * factor).to(input_.dtype)
+        w1_ac = self._scaled_w1().to(input_.dtype)
         columns = w1_ac.shape[1]
         x_cD = input_.reshape(*input_.shape[:-1], columns, input_.shape[-1] // columns)
         return torch.matmul(w1_ac, self._times_w2(x_cD)).flatten(-2)
+
+    def _scaled_w1(self) -> torch.Tensor:
+        """w1 times all scalar factors, [a, c], fp32."""
+        if not self._switch.is_exported:
+            return self.full_w1() * (self.scalar * (self.scale * self.multiplier))
+        # As in ``lycoris_layout``: in fp64, into w1 or its first factor.
+        factor = self.scalar.double() * (self.multiplier * self.scale)
+        w1, w1_a = (
+            None if each is None else (each.double() * factor).float()
+            for each in (self.w1, self.w1_a)
+        )
+        return _full(w1, w1_a, self.w1_b) * self._switch.strength
 
     def shapes(self, name: Literal["w1", "w2"]) -> tuple[Any, ...]:
         """The shapes of w1 or w2, or of its two factors, and whether the scalar is trained."""
@@ -127,7 +137,7 @@ class LokrLinear(nn.Module):
 
 
 def _full(
-    whole: nn.Parameter | None, left: nn.Parameter | None, right: nn.Parameter | None
+    whole: torch.Tensor | None, left: torch.Tensor | None, right: torch.Tensor | None
 ) -> torch.Tensor:
     if whole is not None:
         return whole

@@ -14,6 +14,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from torch.nn import functional
 
 from trainer_core.adapters.factors import (
     AdapterFactors,
@@ -50,19 +51,35 @@ class SwitchedLinear(PeftLinear):  # type: ignore[misc]
         """Read by peft's forward."""
         return not self._switch.is_on
 
-    scaling: dict[str, float]
+    def forward(self, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        """As peft's, or as with the exported file."""
+        if not (self._switch.is_exported and self._switch.is_on):
+            output: torch.Tensor = super().forward(x, *args, **options)
+            return output
+        A, B = (each[_NAME].weight for each in (self.lora_A, self.lora_B))
+        # As in ``lora_layout``: in fp64, into B. Nothing is dropped while images are sampled.
+        scaled_B = (B.double() * self.scaling[_NAME]).float()
+        return with_lora(self.base_layer(x), x, A, scaled_B, self._switch.strength)
 
-    def forward(self, *args: Any, **options: Any) -> Any:
-        """As peft's, with the strength of the switch."""
-        strength = self._switch.strength
-        if strength == 1.0:
-            return super().forward(*args, **options)
-        own = self.scaling
-        self.scaling = {name: scale * strength for name, scale in own.items()}
-        try:
-            return super().forward(*args, **options)
-        finally:
-            self.scaling = own
+
+def with_lora(
+    output: torch.Tensor,
+    input_: torch.Tensor,
+    lora_A: torch.Tensor,
+    lora_B: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """``output`` with the delta of its linear layer added, as peft does in evaluation mode.
+
+    Args:
+        output: of the base, [..., out].
+        input_: of the base, [..., in].
+        lora_A: [rank, in], fp32.
+        lora_B: [out, rank], fp32.
+        scale: multiplied with the delta.
+    """
+    inner = functional.linear(input_.to(lora_A.dtype), lora_A)
+    return (output + functional.linear(inner, lora_B) * scale).to(output.dtype)
 
 
 class SeededDropout(nn.Dropout):

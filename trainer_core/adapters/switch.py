@@ -18,8 +18,11 @@ class AdapterSwitch:
 
     def __init__(self) -> None:
         self.is_on = True
+        self.is_exported = False
+        """Whether constant factors are multiplied where an exported file has them. Products of
+        fp32 numbers round, so elsewhere an image could have other bits than one from the file."""
         self.strength = 1.0
-        """What the delta of each layer is multiplied with; other than 1 only to draw samples."""
+        """What each delta is multiplied with; other than 1 only where ``is_exported``."""
         self.is_seeded = False
         """False: dropout draws from torch's global generator."""
         self.seed: torch.Tensor | None = None
@@ -49,11 +52,11 @@ class AdapterSwitch:
             self.is_on = before
 
     @contextmanager
-    def strengthened(self, strength: float) -> Iterator[None]:
-        """Inside, the delta of each layer is multiplied with ``strength``."""
-        before = self.strength
-        self.strength = strength
+    def exported(self, strength: float) -> Iterator[None]:
+        """Inside, each layer computes as with its exported file at ``strength``, bit for bit."""
+        before = self.is_exported, self.strength
+        self.is_exported, self.strength = True, strength
         try:
             yield
         finally:
-            self.strength = before
+            self.is_exported, self.strength = before

@@ -18,8 +18,8 @@ from trainer_core.validation.sample import sample_for_result
 def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
     """Draw the sample image, write the result folder and report the run as finished.
 
-    Every rank calls it, inside ``Backend.averaged``, where the parameters are the ones to publish.
-    Only rank 0 writes.
+    Every rank calls it, inside ``Backend.with_means``, where the parameters are the ones to
+    publish. Only rank 0 writes.
     """
     report_stage(run, state, "sampling")
     network, plan = run.loaded.network, run.plan

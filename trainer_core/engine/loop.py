@@ -63,7 +63,8 @@ def train(run: Run) -> bool:
         with Feed(run, state.step) as feed:
             take_steps(run, state, feed)
         save_if_unsaved(run, state)
-        with run.backend.averaged():
+        run.backend.free_memory()
+        with run.backend.with_means():
             finish(run, state, measure_loss(run, state))
     except StopRequestedError:
         save_if_unsaved(run, state)

@@ -2,8 +2,14 @@
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +18,7 @@ from PIL import Image
 from pydantic import JsonValue
 
 from trainer_core.checkpoint.folders import read_manifest
-from trainer_core.checkpoint.layout import adapter_files, checkpoint_name
+from trainer_core.checkpoint.layout import FileFacts, adapter_files, checkpoint_name
 from trainer_core.config.plan import Pictures, Shown
 from trainer_core.config.plan.pictures import USUAL_SHARE
 from trainer_core.engine.control import check_control, check_stop
@@ -55,18 +61,17 @@ _NO_TIME: Final = (
 def make_first_pictures(run: Run, state: TrainingState) -> None:
     """Make what is due before this process trains: at step 0, and what a stop left out of a step.
 
-    Raises StopRequestedError.
+    The plan has pictures. Raises StopRequestedError.
     """
     pictures = run.plan.operation.pictures
-    if pictures is None:
-        return
+    assert pictures is not None
     shown: tuple[Shown, ...] = ()
     if state.step == 0:
         has_start = run.plan.identity.start_adapter is not None
         shown = pictures.before_training(has_start=has_start)
     elif run.is_picture_step(state.step):
         shown = _after_steps(run, pictures)
-    _make(run, state, pictures, shown, is_resumed=run.job.resume_from is not None)
+    _make(run, state, pictures, shown, is_start=True)
 
 
 def make_pictures(run: Run, state: TrainingState) -> None:
@@ -76,7 +81,7 @@ def make_pictures(run: Run, state: TrainingState) -> None:
     """
     pictures = run.plan.operation.pictures
     assert pictures is not None
-    _make(run, state, pictures, _after_steps(run, pictures), is_resumed=False)
+    _make(run, state, pictures, _after_steps(run, pictures), is_start=False)
 
 
 def _after_steps(run: Run, pictures: Pictures) -> tuple[Shown, ...]:
@@ -89,9 +94,9 @@ def _make(
     pictures: Pictures,
     shown: tuple[Shown, ...],
     *,
-    is_resumed: bool,
+    is_start: bool,
 ) -> None:
-    """``is_resumed``: pictures that were made before are not made again."""
+    """``is_start``: this process has made no step yet, so others may have made some of them."""
     groups = [(each, list(pictures_of(pictures, state.step, each))) for each in shown]
     count = sum(len(group) for _, group in groups)
     if count == 0:
@@ -101,10 +106,10 @@ def _make(
     painter = _Painter(run, state, pictures, count)
     try:
         for each, group in groups:
-            with _weights(run, pictures, each):
+            with _weights(run, each):
                 for picture in group:
                     check_control(run, state, stage="sampling")
-                    painter.make(picture, is_resumed=is_resumed)
+                    painter.make(picture, is_start=is_start)
     finally:
         painter.tell_left_out()
         torch.cuda.empty_cache()  # steps from graphs cannot use what sampling has kept
@@ -112,7 +117,7 @@ def _make(
 
 
 @contextmanager
-def _weights(run: Run, pictures: Pictures, shown: Shown) -> Iterator[None]:
+def _weights(run: Run, shown: Shown) -> Iterator[None]:
     """Inside, the network computes with the weights that the pictures show, whole on each rank."""
     adapter = run.loaded.network.adapter
     with ExitStack() as stack:
@@ -120,8 +125,6 @@ def _weights(run: Run, pictures: Pictures, shown: Shown) -> Iterator[None]:
             stack.enter_context(run.backend.with_means())
         if adapter is not None and shown == "base":
             stack.enter_context(adapter.switch.off())
-        elif adapter is not None:
-            stack.enter_context(adapter.switch.strengthened(pictures.strength))
         stack.enter_context(run.backend.gathered())
         yield
 
@@ -141,7 +144,7 @@ class _Painter:
         self._auto_shift = AutoShift.of_scheduler(load_scheduler(folder).config)
         self._named_sampler = named_sampler(folder)
 
-    def make(self, picture: Picture, *, is_resumed: bool) -> None:
+    def make(self, picture: Picture, *, is_start: bool) -> None:
         """Make and report a picture, unless there is no time or no memory for it."""
         run, times = self._run, self._state.pictures
         options = sampling_options(
@@ -149,7 +152,7 @@ class _Painter:
         )
         facts = self._facts(picture, options)
         path = Path(run.job.output_dir) / picture.path
-        is_done = is_resumed and run.backend.rank == 0 and is_written(path, facts)
+        is_done = is_start and run.backend.rank == 0 and self._is_made(picture, facts)
         if run.backend.max_across_ranks(int(is_done)):
             return
         size = picture.size.width_px, picture.size.height_px
@@ -183,6 +186,15 @@ class _Painter:
                 took_s=took_s,
             )
 
+    def _is_made(self, picture: Picture, facts: dict[str, JsonValue]) -> bool:
+        """Whether an earlier process has made it, of the weights that this one starts from."""
+        job = self._run.job
+        if str(picture.path) in job.pictures_made:
+            return True
+        return job.resume_from is not None and is_written(
+            Path(job.output_dir) / picture.path, facts
+        )
+
     def _sampled(self, picture: Picture, options: SamplingOptions) -> Image.Image | None:
         """The image; None where the device has too little memory, also without the steps' own."""
         for is_last in (False, True):
@@ -201,16 +213,24 @@ class _Painter:
         texts = picture.prompt.text, self._pictures.negative_prompt
         try:
             fault_point("picture.before_sampling")
-            return sample_network(
-                run.loaded.network,
-                run.loaded.vae,
-                Path(run.job.base_model_dir),
-                texts=(read(index.prompts[texts[0]]), read(index.prompts[texts[1]])),
-                options=options,
-                after_step=self._after_sampler_step,
-            )
+            with self._strengthened(picture):
+                return sample_network(
+                    run.loaded.network,
+                    run.loaded.vae,
+                    Path(run.job.base_model_dir),
+                    texts=(read(index.prompts[texts[0]]), read(index.prompts[texts[1]])),
+                    options=options,
+                    after_step=self._after_sampler_step,
+                )
         except torch.OutOfMemoryError:
             return None
+
+    def _strengthened(self, picture: Picture) -> AbstractContextManager[None]:
+        """Inside, the adapter acts as its file does with the strength of the picture."""
+        adapter = self._run.loaded.network.adapter
+        if adapter is None:
+            return nullcontext()
+        return adapter.switch.exported(self._pictures.strength_of(picture.prompt))
 
     def _after_sampler_step(self) -> None:
         # Where memory fails on one of several ranks, it makes fewer steps than the others.
@@ -245,9 +265,10 @@ class _Painter:
             "weights": picture.shown,
             "sampler_steps": options.steps,
             "guidance": options.guidance,
+            "guidance_rescale": options.guidance_rescale or None,
             "sampler": options.sampler or self._named_sampler,
             "shift": options.shift,
-            "strength": None if picture.shown == "base" else self._pictures.strength,
+            "strength": self._strength(picture),
             "base_model": plan.identity.base.name,
             "base_precision": precision.base,
             "compute": precision.compute,
@@ -256,15 +277,26 @@ class _Painter:
             ADAPTER_FACT: self._adapter_sha256(picture),
         }
 
+    def _strength(self, picture: Picture) -> float | None:
+        return None if picture.shown == "base" else self._pictures.strength_of(picture.prompt)
+
     def _adapter_sha256(self, picture: Picture) -> str | None:
         """Of the adapter file with these weights in the step's checkpoint, if there is one."""
         if picture.shown == "base" or self._run.backend.rank != 0:
             return None
-        folder = self._run.job.checkpoints_dir / checkpoint_name(picture.step)
-        try:
-            files = adapter_files(read_manifest(folder))
-        except CheckpointError:
-            return None
+        job = self._run.job
+        folders = [job.checkpoints_dir / checkpoint_name(picture.step)]
+        if job.resume_from is not None:  # a supervisor has it elsewhere
+            folders.append(Path(job.resume_from))
+        for folder in folders:
+            with suppress(CheckpointError):
+                manifest = read_manifest(folder)
+                if manifest.step == picture.step:
+                    return self._sha256_in(adapter_files(manifest), picture)
+        return None
+
+    def _sha256_in(self, files: Mapping[str, FileFacts], picture: Picture) -> str | None:
+        """Of the file of the weights that the picture shows."""
         is_beside_mean = self._run.plan.identity.ema is not None and picture.shown == "trained"
         name = f"{LIVE_FOLDER}/{ADAPTER_NAME}" if is_beside_mean else ADAPTER_NAME
         return files[name].sha256 if name in files else None

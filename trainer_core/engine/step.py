@@ -84,9 +84,6 @@ class Backend(Protocol):
     def free_memory(self) -> None:
         """Free memory that only steps need; the next step takes it again."""
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """As ``with_means``, after the last step: memory that only steps need is freed."""
-
     def max_across_ranks(self, number: int) -> int:
         """The largest of the numbers that the ranks pass; the same answer on every rank."""
 
@@ -209,10 +206,6 @@ class SingleProcess:
     def free_memory(self) -> None:
         if self._graphs is not None:
             self._graphs.clear()
-
-    def averaged(self) -> AbstractContextManager[None]:
-        self.free_memory()
-        return self.with_means()
 
     def max_across_ranks(self, number: int) -> int:
         return number

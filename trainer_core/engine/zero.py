@@ -218,9 +218,6 @@ class ZeroSharded:
     def free_memory(self) -> None:
         """DeepSpeed's buffers stay for the run."""
 
-    def averaged(self) -> AbstractContextManager[None]:
-        return self.with_means()
-
     def gathered(self) -> AbstractContextManager[object]:
         if self._stage != 3:
             return nullcontext()

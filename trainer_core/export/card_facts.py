@@ -59,6 +59,7 @@ def card_facts(
             "negative_prompt": operation.sample_negative_prompt,
             "steps": operation.sample_steps,
             "guidance": operation.sample_guidance,
+            "guidance_rescale": operation.sample_guidance_rescale,
             "seed": operation.sample_seed,
             "width_px": operation.sample_width_px,
             "height_px": operation.sample_height_px,

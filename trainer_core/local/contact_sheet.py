@@ -1,15 +1,17 @@
 """The contact sheet of a local run: ``samples/contact-sheet.png``, with all its pictures so far."""
 
 from pathlib import Path
-from typing import Final, get_args
-
-from PIL import Image
+from typing import TYPE_CHECKING, Final, get_args
 
 from trainer_core.config.plan import Pictures, Plan, Shown
 from trainer_core.disk import writing
-from trainer_core.painting.contact_sheet import Picture, contact_sheet
+from trainer_core.painting.contact_sheet import Column, Picture, contact_sheet, headings
+from trainer_core.painting.picture_text import plan_digest_of
 from trainer_core.process.events import Event, Listener
 from trainer_core.whole_file import draft_of
+
+if TYPE_CHECKING:
+    from trainer_core.validation.pictures import Picture as RunPicture
 
 SHEET: Final = "samples/contact-sheet.png"
 
@@ -50,7 +52,7 @@ def _found(plan: Plan, pictures: Pictures, output_dir: Path) -> list[Picture]:
         step_of,
     )
 
-    several = len(pictures.sizes) * len(pictures.seeds) > 1
+    named = headings(_column(each) for each in pictures_of(pictures, 0, "trained"))
     digest = plan.identity_digest()
     found = []
     for folder in sorted((output_dir / FOLDER).glob("step-*")):
@@ -60,19 +62,17 @@ def _found(plan: Plan, pictures: Pictures, output_dir: Path) -> list[Picture]:
         for shown in get_args(Shown):
             for each in pictures_of(pictures, step, shown):
                 file = output_dir / each.path
-                if _plan_of(file) == digest:
-                    size = f" {each.size.width_px}x{each.size.height_px} seed {each.seed}"
-                    name = each.prompt.name + (size if several else "")
+                if plan_digest_of(file) == digest:  # an earlier run may have left pictures
+                    name = named[_column(each)]
                     found.append(Picture(step=step, name=name, weights=shown, image=file))
     return found
 
 
-def _plan_of(file: Path) -> str | None:
-    """The digest of the plan that the picture names; an earlier run may have left pictures."""
-    try:
-        with Image.open(file, formats=["PNG"]) as image:
-            # What ``write_picture`` writes is before the pixels, which need not be decoded.
-            digest: str | None = image.info.get("plan_digest")
-            return digest
-    except (OSError, ValueError, SyntaxError):
-        return None
+def _column(picture: "RunPicture") -> Column:
+    size = picture.size
+    return Column(
+        name=picture.prompt.name,
+        width_px=size.width_px,
+        height_px=size.height_px,
+        seed=picture.seed,
+    )

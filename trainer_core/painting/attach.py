@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from trainer_core.adapters.lokr import LokrLinear
+from trainer_core.adapters.lora import with_lora
 from trainer_core.adapters.places import device_of, linear_at, parent_of
 from trainer_core.adapters.switch import AdapterSwitch
 from trainer_core.export.adapter_tensors import ModuleTensors
@@ -31,10 +31,7 @@ class LoraLinear(nn.Module):
 
     def forward(self, input_: torch.Tensor) -> torch.Tensor:
         """[..., in] → [..., out] in the type of the base's output."""
-        output: torch.Tensor = self.base(input_)
-        inner = functional.linear(input_.to(self.lora_A.dtype), self.lora_A)
-        added = output + functional.linear(inner, self.lora_B) * self.scale
-        return added.to(output.dtype)
+        return with_lora(self.base(input_), input_, self.lora_A, self.lora_B, self.scale)
 
 
 def attach_stored(

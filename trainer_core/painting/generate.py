@@ -136,6 +136,7 @@ def _sampling_options(options: PaintingOptions, max_area: int) -> SamplingOption
         seed=options.seed,
         sampler=options.sampler,
         shift=options.shift,
+        guidance_rescale=options.guidance_rescale,
     )
 
 

@@ -34,6 +34,9 @@ class SamplingOptions:
     """None: the one that the base model's scheduler names."""
     shift: float | None = None
     """Shift of the sampler's sigmas; None: the base model's own."""
+    guidance_rescale: float = 0.0
+    """Of guidance above 1: 0 leaves it as it is; at 1 what is guided deviates as the prompt's own
+    output does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,5 +62,6 @@ class PaintingOptions:
     """What a run has as ``mixed_precision``."""
     sampler: Sampler | None = None
     shift: float | None = None
+    guidance_rescale: float = 0.0
     """As in ``SamplingOptions``."""
     device: Literal["auto", "cpu", "cuda"]

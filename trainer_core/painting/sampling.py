@@ -13,6 +13,7 @@ from torch import nn
 from trainer_core.hidream.samplers import Scheduler, SeededLcm
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.vae import decode
+from trainer_core.painting.guidance import RescaledGuidance
 from trainer_core.painting.options import SamplingOptions
 
 
@@ -71,7 +72,7 @@ def sample_image(
     width_px, height_px = options.width_px, options.height_px
     if width_px % 16 or height_px % 16:
         raise ValueError(f"{width_px} by {height_px} px: both sides have to be multiples of 16")
-    pipeline = pipeline_for_sampling(transformer, vae, scheduler)
+    pipeline = pipeline_for_sampling(_guided(transformer, options), vae, scheduler)
     # It only decodes, below. With it the pipeline might take its device for that of the sampling.
     pipeline.register_modules(vae=None)
     _accept_size(pipeline, width_px, height_px)
@@ -104,6 +105,14 @@ def sample_image(
         images = pipeline.image_processor.postprocess(decoded, output_type="pil")
     image: Image.Image = images[0]
     return image
+
+
+def _guided(transformer: nn.Module, options: SamplingOptions) -> nn.Module:
+    if options.guidance <= 1 or options.guidance_rescale == 0:
+        return transformer
+    return RescaledGuidance(
+        transformer, guidance=options.guidance, rescale=options.guidance_rescale
+    )
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from trainer_core.config.plan import Plan
-from trainer_core.config.plan.frozen import Frozen
+from trainer_core.config.plan.frozen import Frozen, Many
 from trainer_core.data.index import DataIndex
 from trainer_core.errors import TrainerError
 from trainer_core.process.node_cache import NodeCache
@@ -36,6 +36,9 @@ class Job(Frozen):
     start_from: str | None = None
     """Adapter file or folder (``export.start_file.find_start``) of the plan's ``start_adapter``;
     read only at step 0."""
+    pictures_made: Many[str] = ()
+    """Paths of pictures that a supervisor has stored; those of the step that this process starts
+    at are not made again, though their files are not in ``output_dir``."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Number of newest checkpoints in ``checkpoints_dir``, where the process deletes older ones."""
     waiting_checkpoints: int | None = Field(default=None, ge=1)

@@ -66,6 +66,7 @@ def sampling_options(
         height_px=picture.size.height_px,
         steps=plan.steps,
         guidance=plan.guidance,
+        guidance_rescale=plan.guidance_rescale,
         seed=picture.seed,
         sampler=plan.sampler,
         shift=_shift(picture.size, objective, auto_shift),

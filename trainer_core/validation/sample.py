@@ -74,6 +74,7 @@ def sample_for_result(
             height_px=operation.sample_height_px,
             steps=operation.sample_steps,
             guidance=operation.sample_guidance,
+            guidance_rescale=operation.sample_guidance_rescale,
             seed=operation.sample_seed,
         ),
     )

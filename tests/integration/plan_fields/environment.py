@@ -120,7 +120,7 @@ class Environment:
             config=config,
             lycoris_config={**LYCORIS, **files.lycoris} if is_lokr else None,
             data_backends=[{**CATS, **files.cats}, *map(dict, files.others)],
-            prompt_library=None,
+            prompt_library=None if files.prompts is None else dict(files.prompts),
             base_models={self.base.name: self.base},
             source="local",
             start=None if earlier is None else find_start(earlier),

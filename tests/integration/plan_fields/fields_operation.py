@@ -214,6 +214,7 @@ def _expected_image(environment: Environment) -> Image.Image:
                 height_px=128,
                 steps=2,
                 guidance=3.0,
+                guidance_rescale=0.6,
                 seed=7,
             ),
         )
@@ -240,6 +241,7 @@ _IMAGE_RESETS: Final[dict[str, Any]] = {
     "negative_prompt": "sharp",
     "steps": 3,
     "guidance": 1.0,
+    "guidance_rescale": 0.0,
     "width_px": 128,
     "height_px": 64,
     "seed": 8,

@@ -60,14 +60,21 @@ def _expected_pixels(environment: Environment, strength: float) -> Any:
     loaded, prompts = environment.load(plan), environment.index(plan).prompts
     adapter = loaded.network.adapter
     assert adapter is not None
-    with torch.no_grad(), adapter.switch.strengthened(strength):
+    with torch.no_grad(), adapter.switch.exported(strength):
         image = sample_image(
             loaded.network.transformer,
             loaded.vae,
             load_sampler(environment.base.folder, "unipc", 1.0),
             loaded.batches.text(prompts["a green dog"]),
             loaded.batches.text(prompts["blurry"]),
-            options=SamplingOptions(width_px=64, height_px=128, steps=2, guidance=3.0, seed=7),
+            options=SamplingOptions(
+                width_px=64,
+                height_px=128,
+                steps=2,
+                guidance=3.0,
+                guidance_rescale=0.6,
+                seed=7,
+            ),
         )
     return np.asarray(image)
 
@@ -93,6 +100,7 @@ _RESETS: Final[dict[str, Any]] = {
     "seeds[]": lambda body: body["operation"]["pictures"].update(seeds=[8]),
     "steps": 3,
     "guidance": 1.0,
+    "guidance_rescale": 0.0,
     "sampler": "euler",
 }
 for _name, _reset in _RESETS.items():
@@ -107,6 +115,18 @@ for _name, _reset in _RESETS.items():
     reset=1.0,
 )
 def the_adapter_has_half_its_strength(plan: Plan, environment: Environment) -> None:
+    _expect_pixels(plan, environment, 0.5)
+
+
+@GROUP.observes(
+    "operation.pictures.prompts[].strength",
+    files=Files(
+        config={**_PICTURES.config, "validation_prompt": None},
+        prompts={"validation": {"prompt": "a green dog", "adapter_strength": 0.5}},
+    ),
+    reset=None,
+)
+def the_adapter_has_the_strength_of_the_prompt(plan: Plan, environment: Environment) -> None:
     _expect_pixels(plan, environment, 0.5)
 
 

@@ -33,6 +33,7 @@ CONFIG: Final[Mapping[str, Any]] = {
     "validation_negative_prompt": "blurry",
     "validation_num_inference_steps": 2,
     "validation_guidance": 3.0,
+    "validation_guidance_rescale": 0.6,
     "validation_resolution": "64x128",
     "validation_seed": 7,
     "output_dir": "out",
@@ -77,5 +78,7 @@ class Files:
     cats: Mapping[str, Any] = field(default_factory=dict)
     others: Sequence[Mapping[str, Any]] = ()
     """Further backends."""
+    prompts: Mapping[str, Any] | None = None
+    """The prompt library."""
     init_lora: "Files | None" = None
     """The run whose adapter this one starts from."""

@@ -29,7 +29,12 @@ class Publication(Sparse):
 class Operation(Sparse):
     """How a run is carried out."""
 
-    left_out: ClassVar = ("checkpoint_epoch_interval", "pictures", "evaluation")
+    left_out: ClassVar = (
+        "checkpoint_epoch_interval",
+        "sample_guidance_rescale",
+        "pictures",
+        "evaluation",
+    )
 
     checkpoint_step_interval: int = Field(ge=1)
     """Optimizer steps between checkpoints. A killed run loses at most this many steps."""
@@ -66,6 +71,8 @@ class Operation(Sparse):
     sample_negative_prompt: str
     sample_steps: int = Field(ge=1)
     sample_guidance: float
+    sample_guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    """Of guidance above 1; 0: not at all."""
     sample_width_px: int = Field(ge=16)
     sample_height_px: int = Field(ge=16)
     sample_seed: int = Field(ge=0)

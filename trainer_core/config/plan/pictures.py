@@ -19,12 +19,16 @@ USUAL_SHARE: Final = 0.5
 """Where none is given, pictures may take this share of the time once ``FREE_S`` are over."""
 
 
-class PicturePrompt(Frozen):
+class PicturePrompt(Sparse):
     """What a picture shows."""
+
+    left_out: ClassVar = ("strength",)
 
     name: str
     """A file name without suffix; unique in the run, also where case is ignored."""
     text: str
+    strength: float | None = None
+    """Of the adapter in pictures of this prompt; None: that of all pictures."""
 
 
 class PictureSize(Frozen):
@@ -37,7 +41,7 @@ class PictureSize(Frozen):
 class Pictures(Sparse):
     """Which pictures a run makes, when, and how."""
 
-    left_out: ClassVar = ("after_step", "after_epoch", "strength", "time_share")
+    left_out: ClassVar = ("guidance_rescale", "after_step", "after_epoch", "strength", "time_share")
 
     prompts: Many[PicturePrompt] = Field(min_length=1)
     negative_prompt: str
@@ -47,6 +51,8 @@ class Pictures(Sparse):
     steps: int = Field(ge=1)
     """Steps of the sampler."""
     guidance: float
+    guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    """Of guidance above 1; 0: not at all."""
     sampler: Sampler | None
     """None: the one that the base model's scheduler names."""
     step_interval: int | None = Field(ge=1)
@@ -68,6 +74,10 @@ class Pictures(Sparse):
     time_share: float | None = Field(default=None, gt=0, le=1)
     """The largest share of the time since the process started that pictures take; 1: no limit.
     None: ``USUAL_SHARE`` of it, and ``FREE_S`` seconds in any case."""
+
+    def strength_of(self, prompt: PicturePrompt) -> float:
+        """Of the adapter in the pictures of one of the prompts."""
+        return self.strength if prompt.strength is None else prompt.strength
 
     def texts(self) -> tuple[str, ...]:
         """Each text whose embeddings the pictures need, once."""

@@ -152,6 +152,7 @@ def operation_of(
         sample_negative_prompt=sample.negative_prompt,
         sample_steps=sample.steps,
         sample_guidance=sample.guidance,
+        sample_guidance_rescale=sample.guidance_rescale,
         sample_width_px=sample.width_px,
         sample_height_px=sample.height_px,
         sample_seed=sample.seed,

@@ -32,7 +32,9 @@ OTHER_BACKEND_KEYS.handled(
     "delete_unwanted_images delete_problematic_images delete_nsfw_images",
     "No image is ever deleted.",
 )
-OTHER_BACKEND_KEYS.no_effect("disable_validation", "No pictures are made while it trains.")
+OTHER_BACKEND_KEYS.no_effect(
+    "disable_validation", "Pictures are made from prompts, not from the images of a dataset."
+)
 OTHER_BACKEND_KEYS.removed("ignore_epochs config_version")
 OTHER_BACKEND_KEYS.no_effect(
     "_i2v_autoconditioning_attached _s2v_audio_autoinjected _wan_i2v_autoconditioning_attached "

@@ -9,12 +9,15 @@ from trainer_core.config.simpletuner.model import is_full_rank
 from trainer_core.config.simpletuner.reading import Options
 from trainer_core.config.simpletuner.samples import (
     GUIDANCE,
+    MAX_STRENGTH,
     NEGATIVE,
     PROMPT,
     PROMPT_NAME,
     SEED,
     STEPS,
+    Prompt,
     Prompts,
+    rescale_of,
 )
 from trainer_core.config.simpletuner.steps import MAX_STEPS
 from trainer_core.config.simpletuner.verdicts import Option, Table
@@ -92,14 +95,16 @@ _SCHEDULER: Final = PICTURES.text(
     "the one that the base model's scheduler_config.json names.",
 )
 PICTURES.unlike(
-    _SCHEDULER, "SimpleTuner takes UniPC where it is not given, and knows no lcm for HiDream."
+    _SCHEDULER,
+    "SimpleTuner takes UniPC where it is not given, and knows no lcm for HiDream. Its UniPC has a "
+    "fixed shift of 3.158; here every sampler has the shift that is trained with.",
 )
 _STRENGTH: Final = PICTURES.number(
     "validation_lycoris_strength",
     1.0,
     "Strength of the adapter in pictures: 1 as it is trained.",
     at_least=0,
-    at_most=100,
+    at_most=MAX_STRENGTH,
 )
 _TIME_SHARE: Final[Option[float | None]] = PICTURES.number(
     "validation_time_share",
@@ -115,7 +120,7 @@ PICTURES.differs(
     "the prompts that SimpleTuner brings are not painted: write yours into user_prompt_library.",
 )
 PICTURES.differs(
-    "validation_using_datasets", "pictures are made from prompts, not from training images."
+    "validation_using_datasets", "pictures are made from prompts alone: HiDream-I1 takes no image."
 )
 PICTURES.differs("validation_external_script", "no script of yours is run.")
 PICTURES.differs("validation_method", "no script of yours is run.", "simpletuner-local")
@@ -132,13 +137,11 @@ PICTURES.differs(
 PICTURES.no_effect("validation_preview_steps", "No previews are made while a picture is sampled.")
 PICTURES.differs(
     "validation_adapter_path validation_adapter_name validation_adapter_config",
-    "pictures show the model that is trained, without a further adapter.",
+    "pictures show the model that is trained, without a further adapter: paint with that by "
+    "reverie generate.",
 )
 PICTURES.no_effect(
     "validation_adapter_strength validation_adapter_mode", "No further adapter is loaded."
-)
-PICTURES.differs(
-    "validation_guidance_rescale", "guidance is not rescaled: HiDream's pipeline cannot.", 0
 )
 PICTURES.no_effect(
     "validation_guidance_real validation_no_cfg_until_timestep validation_guidance_skip_layers "
@@ -159,6 +162,7 @@ PICTURES.no_effect("validation_torch_compile_fullgraph", "Sampling is not compil
 _SAMPLERS: Final[dict[str, Sampler]] = {
     "euler": "euler",
     "flow_euler": "euler",
+    "flow_matching": "euler",
     "unipc": "unipc",
     "flow_unipc": "unipc",
     "lcm": "lcm",
@@ -195,18 +199,23 @@ def pictures_of(
         _tell_idle(config, "without use_ema", _EMA)
     if not any(intervals):
         _tell_idle(config, "without validation_step_interval", _AFTER_STEP, _AFTER_EPOCH)
-    named = prompts or [(PROMPT_NAME, "")]
-    names = safe_names(nickname for nickname, _ in named)
+    named = prompts or [Prompt(nickname=PROMPT_NAME, text="")]
+    names = safe_names(prompt.nickname for prompt in named)
     pictures = Pictures(
         prompts=tuple(
-            PicturePrompt(name=name, text=text)
-            for name, (_, text) in zip(names, named, strict=True)
+            PicturePrompt(
+                name=name,
+                text=prompt.text,
+                strength=None if is_full_rank(config) else prompt.strength,
+            )
+            for name, prompt in zip(names, named, strict=True)
         ),
         negative_prompt=config[NEGATIVE] or "",
         sizes=tuple(PictureSize(width_px=width, height_px=height) for width, height in sizes_px),
         seeds=tuple(config[SEED] + number for number in range(config[_IMAGES])),
         steps=config[STEPS],
         guidance=config[GUIDANCE],
+        guidance_rescale=rescale_of(config),
         sampler=sampler,
         step_interval=intervals[0] or None,
         epoch_interval=intervals[1] or None,

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +27,15 @@ STEPS: Final = SAMPLES.integer(
 GUIDANCE: Final = SAMPLES.number(
     "validation_guidance", 5.0, "Guidance of the sample image and of pictures.", at_least=0
 )
+RESCALE: Final = SAMPLES.number(
+    "validation_guidance_rescale",
+    0.0,
+    "Keeps strong guidance from raising the contrast of the sample image and of pictures: 0 not at "
+    "all, 1 fully.",
+    at_least=0,
+    at_most=1,
+)
+SAMPLES.unlike(RESCALE, "SimpleTuner does not pass it to HiDream's pipeline.")
 SIZE: Final = SAMPLES.text(
     "validation_resolution",
     "1024",
@@ -48,6 +58,9 @@ _MAX_TOKENS_NAMED: Final = 5
 _MAX_NICKNAME_SHOWN: Final = 60
 _MAX_PROMPTS: Final = 500
 _MAX_SIZES: Final = 16
+_OWN_STRENGTH: Final = "adapter_strength"
+MAX_STRENGTH: Final = 100.0
+"""Of the adapter in pictures."""
 PROMPT_NAME: Final = "validation"
 """Nickname of the validation prompt among those of the library, as in SimpleTuner."""
 
@@ -60,13 +73,23 @@ class Sample:
     negative_prompt: str
     steps: int
     guidance: float
+    guidance_rescale: float
     width_px: int
     height_px: int
     seed: int
 
 
-Prompts = Sequence[tuple[str, str]]
-"""Nickname and text of each prompt."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One of those that are painted."""
+
+    nickname: str
+    text: str
+    strength: float | None = None
+    """Of the adapter in its pictures; None: that of all."""
+
+
+Prompts = Sequence[Prompt]
 
 
 def sample_of(
@@ -90,14 +113,18 @@ def sample_of(
     if not has_pictures:
         _tell_unpainted(config, prompts, sizes_px)
     shown = prompts if has_pictures else prompts[:1]
-    for number, (_, text) in enumerate(shown):
-        _check_tokens(config, PROMPT if config[PROMPT] and number == 0 else LIBRARY, text)
+    for number, prompt in enumerate(shown):
+        option = PROMPT if config[PROMPT] and number == 0 else LIBRARY
+        _check_tokens(config, option, prompt.text)
     _check_tokens(config, NEGATIVE, config[NEGATIVE] or "")
+    if config[RESCALE] != rescale_of(config):
+        config.idle("where validation_guidance is at most 1", RESCALE)
     return Sample(
-        prompt=prompts[0][1] if prompts else "",
+        prompt=prompts[0].text if prompts else "",
         negative_prompt=config[NEGATIVE] or "",
         steps=config[STEPS],
         guidance=config[GUIDANCE],
+        guidance_rescale=rescale_of(config),
         width_px=width_px,
         height_px=height_px,
         seed=config[SEED],
@@ -107,10 +134,9 @@ def sample_of(
 def prompts_of(config: Options, prompt_library: Mapping[str, JsonValue]) -> Prompts:
     """The validation prompt, then those of the library."""
     written = config[PROMPT]
-    first = [(PROMPT_NAME, written)] if written else []
+    first = [Prompt(nickname=PROMPT_NAME, text=written)] if written else []
     library = [
-        (nickname, _checked_prompt(nickname, prompt, config))
-        for nickname, prompt in prompt_library.items()
+        _checked_prompt(nickname, prompt, config) for nickname, prompt in prompt_library.items()
     ]
     if len(library) > _MAX_PROMPTS:
         message = f"It has {len(library)} prompts, at most {_MAX_PROMPTS} are painted."
@@ -122,7 +148,7 @@ def _tell_unpainted(config: Options, prompts: Prompts, sizes_px: Sequence[tuple[
     """What is given for pictures, of which there is only the sample image."""
     why = "no pictures are made while it trains."
     if len(prompts) > 1:
-        nickname = prompts[0][0][:_MAX_NICKNAME_SHOWN]
+        nickname = prompts[0].nickname[:_MAX_NICKNAME_SHOWN]
         first = "validation_prompt" if config[PROMPT] else f"the first prompt, {nickname}"
         config.differs(LIBRARY, f"the sample image has {first}: {why}")
     if len(sizes_px) > 1:
@@ -139,23 +165,48 @@ def _check_tokens(config: Options, option: Option[str | None], prompt: str) -> N
         config.differs(option, f"the placeholder {named} is used as it is.")
 
 
-def _checked_prompt(nickname: str, prompt: JsonValue, config: Options) -> str:
-    """A prompt is text, or an object with text as ``prompt``, whose other fields do nothing."""
+def rescale_of(config: Options) -> float:
+    """The rescaling of guidance; 0 where there is no guidance."""
+    return config[RESCALE] if config[GUIDANCE] > 1 else 0.0
+
+
+def _checked_prompt(nickname: str, prompt: JsonValue, config: Options) -> Prompt:
+    """A prompt is text, or an object with text as ``prompt``.
+
+    Of the object's other fields only ``adapter_strength`` acts.
+    """
     findings = config.findings
     at = f"/prompt_library/{escaped(nickname)}"
     if not nickname.strip():
         findings.problem(at, "bad_value", "A prompt needs a nickname.")
-    text = prompt
+    text, strength = prompt, None
     if isinstance(prompt, dict):
         text = prompt.get("prompt")
-        if others := sorted(prompt.keys() - {"prompt"}):
-            config.differs(LIBRARY, f"only prompt is read of an object: {others[0][:60]} is not.")
+        strength = _checked_strength(f"{at}/{_OWN_STRENGTH}", prompt.get(_OWN_STRENGTH), config)
+        if others := sorted(prompt.keys() - {"prompt", _OWN_STRENGTH}):
+            told = (
+                f"only prompt and {_OWN_STRENGTH} are read of an object: {others[0][:60]} is not."
+            )
+            config.differs(LIBRARY, told)
         at = f"{at}/prompt"
-    if isinstance(text, str):
-        return text
-    message = f"{nickname}: a prompt has to be text, or an object with text under prompt."
-    findings.problem(at, "bad_value", message)
-    return ""
+    if not isinstance(text, str):
+        message = f"{nickname}: a prompt has to be text, or an object with text under prompt."
+        findings.problem(at, "bad_value", message)
+        text = ""
+    return Prompt(nickname=nickname, text=text, strength=strength)
+
+
+def _checked_strength(at: str, written: JsonValue, config: Options) -> float | None:
+    if written is None:
+        return None
+    if isinstance(written, int | float | str) and not isinstance(written, bool):
+        with suppress(ValueError):
+            strength = float(written)
+            if 0 <= strength <= MAX_STRENGTH:
+                return strength
+    message = f"{_OWN_STRENGTH} has to be a number from 0 to {MAX_STRENGTH:g}; 1 is as trained."
+    config.findings.problem(at, "bad_value", message)
+    return None
 
 
 def sizes_of(config: Options, max_area_px: int) -> tuple[tuple[int, int], ...]:
