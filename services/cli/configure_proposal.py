@@ -309,7 +309,11 @@ def _saving(basis: Basis, draft: Draft) -> Choice:
 
 def _sample(basis: Basis, draft: Draft) -> Choice:
     options = values.sample_options(basis, draft)
-    reason = "The result has a picture of it."
+    reason = (
+        f"A picture of it is made before the first step and after every "
+        f"{options['validation_step_interval']} steps, beside each checkpoint, so that you can "
+        "compare them; the result has one too."
+    )
     if basis.answers.trigger_word is not None:
         reason += f" {PROMPTS} has more, for `reverie generate --prompts`."
     else:

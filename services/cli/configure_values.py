@@ -258,19 +258,24 @@ def dropout_options(basis: Basis) -> dict[str, Any]:
 
 def saving_options(basis: Basis, draft: Draft) -> dict[str, Any]:
     """Checkpoints, and where they go."""
-    interval = max(50, round(steps_of(basis, draft) / _CHECKPOINTS / 50) * 50)
     return {
         "output_dir": f"output/{basis.layout.id}",
-        "checkpoint_step_interval": interval,
+        "checkpoint_step_interval": _interval(basis, draft),
         "checkpoints_total_limit": 5,
         "resume_from_checkpoint": "latest",
     }
 
 
+def _interval(basis: Basis, draft: Draft) -> int:
+    """Steps between checkpoints."""
+    return max(50, round(steps_of(basis, draft) / _CHECKPOINTS / 50) * 50)
+
+
 def sample_options(basis: Basis, draft: Draft) -> dict[str, Any]:
-    """The sample picture."""
+    """The sample picture, which is also painted after each checkpoint."""
     answers = basis.answers
     return {
+        "validation_step_interval": _interval(basis, draft),
         "validation_prompt": sample_prompt(basis.captions, answers.goal, answers.trigger_word),
         "validation_resolution": f"{draft.edge_px}x{draft.edge_px}",
         "validation_num_inference_steps": 30,

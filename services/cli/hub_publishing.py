@@ -18,12 +18,14 @@ from typing import Final
 import structlog
 
 from services.cli.hub_token import NOT_THERE, WAY_TO_ONE, hub_token
+from services.results.card_pictures import MAX_PICTURES, CardPictures
 from services.results.layout import keep_apart, lay_out, lay_out_checkpoint
 from services.results.targets.hub import HubAccess, HubTarget
 from services.results.targets.port import PublicationError, PublicationRepo, TargetDownError
 from trainer_core.checkpoint.layout import MANIFEST_NAME, STATE_NAME
 from trainer_core.config.plan import Plan
 from trainer_core.errors import CheckpointError
+from trainer_core.painting.picture_text import plan_digest_of
 from trainer_core.process.events import Event, EventWriter
 from trainer_core.progress import Reporter
 
@@ -166,7 +168,7 @@ class _Run:
         repo = self.output_dir / _REPOSITORY
         try:
             shutil.rmtree(repo, ignore_errors=True)
-            lay_out(self.output_dir / "result", repo)
+            lay_out(self.output_dir / "result", repo, self._pictures())
             location = self._publish_stubbornly(repo)
         except Exception as error:  # noqa: BLE001 - nor fail a run that has its result
             name = self.plan.operation.publication.hub_model_id
@@ -177,6 +179,26 @@ class _Run:
             )
         else:
             self.reporter.log(f"{'published':<20} {location}")
+
+    def _pictures(self) -> CardPictures | None:
+        """The contact sheet of the run, and its pictures of the last step that has some."""
+        pictures, folder = self.plan.operation.pictures, self.output_dir / "samples"
+        if pictures is None or not (folder / "contact-sheet.png").is_file():
+            return None
+        files = [f for f in sorted(folder.glob("step-*/*.png")) if not f.stem.endswith("-base")]
+        # The name of a step has six digits, or more.
+        steps = sorted({file.parent.name for file in files}, key=lambda name: (len(name), name))
+        digest = self.plan.identity_digest()
+        newest = [
+            file
+            for file in files
+            if file.parent.name == steps[-1] and plan_digest_of(file) == digest
+        ]
+        return CardPictures(
+            sheet=(folder / "contact-sheet.png").read_bytes(),
+            prompts={prompt.name: prompt.text for prompt in pictures.prompts},
+            newest=newest[:MAX_PICTURES],
+        )
 
     def _publish_stubbornly(self, repo: Path) -> str:
         for _ in range(_TRIES - 1):

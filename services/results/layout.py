@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from services.results.card_pictures import CardPictures, put_pictures
 from trainer_core.checkpoint.folders import read_manifest
 from trainer_core.checkpoint.matmul import matmul_of
 from trainer_core.config.plan import Plan
@@ -20,24 +22,30 @@ _TAKEN_FOLDERS: Final = ("samples", "transformer")
 """Only what is listed here is published: never an encoder, never an optimizer's state."""
 
 
-def lay_out(result: Path, repo: Path) -> None:
+def lay_out(result: Path, repo: Path, pictures: CardPictures | None = None) -> None:
     """Fill ``repo`` (made here) with README.md, the weights and the samples of ``result``.
+
+    ``pictures``: that the run made while it trained.
 
     Raises FileNotFoundError or ValueError where ``card.json`` is missing or is not JSON.
     """
     facts = json.loads((result / "card.json").read_bytes())
     repo.mkdir(parents=True)
-    (repo / "README.md").write_text(render_card(facts), encoding="utf-8")
     for name in _TAKEN:
         if (result / name).is_file():
             shutil.copyfile(result / name, repo / name)
     for name in _TAKEN_FOLDERS:
         if (result / name).is_dir():
             shutil.copytree(result / name, repo / name)
+    _write_card(repo, facts, pictures)
 
 
-def lay_out_checkpoint(checkpoint: Path, plan: Plan, repo: Path) -> None:
+def lay_out_checkpoint(
+    checkpoint: Path, plan: Plan, repo: Path, pictures: CardPictures | None = None
+) -> None:
     """Fill ``repo`` (made here) with README.md and the adapter of ``checkpoint``.
+
+    ``pictures``: that the run had made by then.
 
     Raises CheckpointError where the checkpoint is not one of this plan, or has no adapter.
     """
@@ -61,7 +69,12 @@ def lay_out_checkpoint(checkpoint: Path, plan: Plan, repo: Path) -> None:
         matmul=matmul_of(manifest),
         is_checkpoint=True,
     )
-    (repo / "README.md").write_text(render_card(facts), encoding="utf-8")
+    _write_card(repo, facts, pictures)
+
+
+def _write_card(repo: Path, facts: Mapping[str, Any], pictures: CardPictures | None) -> None:
+    shown = {} if pictures is None else {"pictures": put_pictures(repo, pictures)}
+    (repo / "README.md").write_text(render_card({**facts, **shown}), encoding="utf-8")
 
 
 def keep_apart(repo: Path, name: str) -> None:

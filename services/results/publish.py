@@ -16,6 +16,7 @@ from services.metrics.work import publications as tries
 from services.objects.errors import ObjectStoreError
 from services.objects.folders import get_folder
 from services.objects.port import ObjectStore
+from services.results.card_pictures import CardPictures, card_pictures
 from services.results.layout import keep_apart, lay_out, lay_out_checkpoint
 from services.results.targets.port import (
     PublicationError,
@@ -25,7 +26,7 @@ from services.results.targets.port import (
     Published,
 )
 from services.results.targets.tenant_hub import TenantHubTarget
-from services.store import checkpoint_retention, publications, run_documents
+from services.store import checkpoint_retention, publications, run_documents, run_samples
 from services.store.database import TRANSIENT_ERRORS, Database
 from services.store.publications import PublicationWork
 from services.traces.spans import span
@@ -122,17 +123,28 @@ class Publisher:
             raise PublicationRefusedError(_gone(work))
         with self._scratch.work_folder("publication") as folder:
             get_folder(self._objects, files, folder / "stored")
-            self._lay_out(work, folder / "stored", folder / "repo")
+            pictures = self._pictures(work, folder / "pictures")
+            self._lay_out(work, folder / "stored", folder / "repo", pictures)
             if work.is_automatic and work.checkpoint_step is not None:
                 keep_apart(folder / "repo", f"checkpoint-{work.checkpoint_step}")
             kind = "Result" if work.checkpoint_step is None else "Checkpoint"
             message = f"{kind} of {work.run_id} at step {work.step}"
             return target.publish(_repo_of(work), folder / "repo", message)
 
-    def _lay_out(self, work: PublicationWork, stored: Path, repo: Path) -> None:
+    def _pictures(self, work: PublicationWork, folder: Path) -> CardPictures | None:
+        """Those that the run made while it trained, up to the step of what is published."""
+        if work.step is None:
+            return None
+        with self._database.transaction() as conn:
+            samples = run_samples.up_to(conn, work.tenant_id, work.run_id, work.step)
+        return card_pictures(self._objects, work.tenant_id, samples, folder)
+
+    def _lay_out(
+        self, work: PublicationWork, stored: Path, repo: Path, pictures: CardPictures | None
+    ) -> None:
         if work.checkpoint_step is None:
             try:
-                lay_out(stored, repo)
+                lay_out(stored, repo, pictures)
             except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
                 log.error("result_has_no_card", error=repr(error))
                 raise PublicationRefusedError(_no_card()) from error
@@ -140,7 +152,7 @@ class Publisher:
         with self._database.transaction() as conn:
             plan = run_documents.read_plan(conn, work.tenant_id, work.run_id)
         try:
-            lay_out_checkpoint(stored, read_plan(plan), repo)
+            lay_out_checkpoint(stored, read_plan(plan), repo, pictures)
         except UnreadableDocumentError as error:
             raise PublicationRefusedError(error.failure) from error
         except CheckpointError as error:

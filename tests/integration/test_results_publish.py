@@ -1,5 +1,8 @@
 """Publishing over a real database, a real object store and a real process."""
 
+import hashlib
+import io
+import json
 import os
 import shutil
 import signal
@@ -13,25 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from services.domain.errors import LeaseLostError
 from services.domain.ids import new_id
-from services.domain.ledger import StoredFiles
+from services.domain.ledger import ChildEvent, StoredFiles
 from services.objects.folder_store import FolderStore
 from services.objects.folders import put_folder
-from services.objects.keys import result_prefix
+from services.objects.keys import result_prefix, sample_key
 from services.objects.signing import UrlSigner
 from services.queue.rings import Rings
 from services.results.publish import MAX_ATTEMPTS, Publisher, retry_after
 from services.results.targets.folder import FolderTarget
 from services.results.targets.hub import HubAccess, HubTarget
-from services.store import publications
+from services.store import publications, run_samples
 from services.store.database import Database
 from services.store.publications import Publication
+from services.store.run_rows import Run
 from services.workers.scratch import Scratch
 from tests.support.finished_runs import write_result
 from tests.support.hub import HubServer
 from tests.support.redis import RedisServer
+from tests.support.run_samples import png, sample_event
 from tests.support.runs import TenantDatabase, plan
 
 _HUB = {"kind": "hub", "repo_id": "tester/moon", "private": True}
@@ -125,6 +131,44 @@ def _assert_is_the_result(files: dict[str, bytes], publishing: Publishing) -> No
     for name in _PUBLISHED - {"README.md"}:
         assert files[name] == (publishing.result / name).read_bytes()
     assert b"LoKr adapter of" in files["README.md"]
+
+
+def test_pictures_of_the_training_go_with_a_result(publishing: Publishing) -> None:
+    """A missing one is left out, and the picture of a later step than the result's is not known."""
+    db, run_id = publishing.tenant_db, publishing.run_id
+    run = db.run(run_id)
+    made = [
+        sample_event(0, png((0, 0, 0)), weights="base"),
+        *(sample_event(step, png((step, 0, 0))) for step in (5, 10, 11)),
+        sample_event(10, png((9, 9, 9)), "dog"),
+        sample_event(10, b"gone", "bird", size_bytes=4),
+    ]
+    with db.database.transaction() as conn:
+        run_samples.record(conn, run, made)
+    colours = (0, 0, 0), (5, 0, 0), (10, 0, 0), (11, 0, 0), (9, 9, 9)
+    for event, colour in zip(made, colours, strict=False):  # the last one's file is gone
+        _store_picture(publishing, run, event, png(colour))
+
+    row = publishing.ring(publishing.first())
+
+    assert (row.status, row.error) == ("succeeded", None)
+    files = _read(Path(str(row.location)))
+    newest = {f"samples/step-000010/{name}-64x48-42.png" for name in ("cat", "dog")}
+    assert set(files) == {*_PUBLISHED, "samples/contact-sheet.png", *newest}
+    assert files["samples/step-000010/dog-64x48-42.png"] == png((9, 9, 9))
+    with Image.open(io.BytesIO(files["samples/contact-sheet.png"])) as sheet:
+        contents = json.loads(sheet.text["Description"])  # type: ignore[attr-defined]
+    assert contents["rows"] == ["base", "step 5", "step 10"]
+    assert contents["columns"] == ["cat", "dog"]
+    assert b"| `dog` | `a dog` |" in files["README.md"]
+    assert b"bird" not in files["README.md"]
+
+
+def _store_picture(publishing: Publishing, run: Run, event: ChildEvent, body: bytes) -> None:
+    sha256 = hashlib.sha256(body).hexdigest()
+    assert sha256 == event.data["sha256"]
+    key = sample_key(run.tenant_id, run.run_id, run.fence, sha256)
+    publishing.objects.put_bytes(key, body)
 
 
 def test_a_result_goes_to_its_folder(publishing: Publishing) -> None:

@@ -50,6 +50,28 @@ def facts(
     )
 
 
+def test_pictures_of_the_training_are_shown_and_their_text_adds_no_markup(plan: Plan) -> None:
+    card = render_card(facts(plan))
+    assert "## While it trained" not in card
+    prompts = {"cat": "a `cat` | ![x](y)\n# end", "none": ""}
+    shown = {"path": "samples/contact-sheet.png", "prompts": prompts}
+
+    card = render_card({**facts(plan), "pictures": shown})
+
+    section = card.split("## While it trained")[1].split("\n## ")[0]
+    assert "![Pictures by step and prompt](samples/contact-sheet.png)" in section
+    assert "| `cat` | `a 'cat' ¦ ![x](y) # end` |\n| `none` | (no prompt) |" in section
+
+
+def test_rescaled_guidance_is_told(plan: Plan) -> None:
+    operation = plan.operation.model_copy(update={"sample_guidance_rescale": 0.7})
+
+    card = render_card(facts(plan.model_copy(update={"operation": operation})))
+
+    assert "guidance 3.0 rescaled by 0.7, seed" in card
+    assert "rescaled" not in render_card(facts(plan))
+
+
 def front_matter(card: str) -> dict[str, Any]:
     match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
     assert match is not None

@@ -159,6 +159,8 @@ def test_the_steps_follow_from_the_number_of_pictures(count: int, goal: str, sam
     assert f"{count:,} pictures" in reason(proposal, "steps")
     saved = range(0, written["max_train_steps"] + 1, written["checkpoint_step_interval"])
     assert 5 <= len(saved) <= 17
+    assert written["validation_step_interval"] == written["checkpoint_step_interval"]
+    assert f"every {written['validation_step_interval']} steps" in reason(proposal, "sample")
 
 
 @pytest.mark.parametrize("size", [(5000, 3), (300, 3000)])

@@ -22,6 +22,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
         f"# {kind} of {facts['base_model']['name']}",
         _summary(facts, kind),
         _sample(facts["sample"]),
+        _pictures(facts.get("pictures")),
         _losses(facts["loss"], facts["options"]),
         _evaluation(facts.get("evaluation")),
         _captions(facts.get("captions")),
@@ -65,10 +66,36 @@ def _sample(sample: Mapping[str, Any]) -> str:
     if sample["path"] is None:
         return ""
     prompt = inline_code(sample["prompt"]) if sample["prompt"] else "(no prompt)"
+    rescale = sample.get("guidance_rescale")
+    rescaled = f" rescaled by {rescale:g}" if rescale else ""
     return (
         f"![Sample]({sample['path']})\n\n"
         f"Prompt: {prompt}; {sample['width_px']} by {sample['height_px']} px, "
-        f"{sample['steps']} steps, guidance {sample['guidance']}, seed {sample['seed']}."
+        f"{sample['steps']} steps, guidance {sample['guidance']}{rescaled}, seed {sample['seed']}."
+    )
+
+
+def _pictures(pictures: Mapping[str, Any] | None) -> str:
+    """The contact sheet of what the run painted while it trained; empty where there is none."""
+    if not pictures:
+        return ""
+    prompts = pictures["prompts"].items()
+    rows = [
+        f"| {inline_code(name)} | {inline_code(text) if text else '(no prompt)'} |"
+        for name, text in prompts
+    ]
+    return "\n".join(
+        (
+            "## While it trained",
+            "",
+            f"![Pictures by step and prompt]({pictures['path']})",
+            "",
+            "A row for each step, the base model's first; a column for each prompt.",
+            "",
+            "| name | prompt |",
+            "| --- | --- |",
+            *rows,
+        )
     )
 
 
