@@ -47,6 +47,8 @@ class WatchState:
     fixed_losses: list[FixedLoss] = field(default_factory=list)
     evaluations: list[tuple[int, float]] = field(default_factory=list)
     """The evaluation losses (step, mean) in order of steps."""
+    clip_scores: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    """The weights that pictures show → the means of their CLIP scores (step, mean)."""
     picture: str | None = None
     """The path of the newest one, among the artifacts of the run."""
     warnings: list[str] = field(default_factory=list)
@@ -75,10 +77,8 @@ class WatchState:
                 self.stage = data.get("stage") or self.stage
             case "step":
                 self._take_step(event.step, data)
-            case "eval" if data.get("name") == "probe":
-                self._take_fixed_loss(event.step, data)
-            case "eval" if data.get("name") == "evaluation":
-                self._take_evaluation(event.step, data)
+            case "eval":
+                self._take_measured(event.step, data)
             case "sample" if isinstance(data.get("path"), str):
                 self.picture = data["path"]
             case "warning":
@@ -124,6 +124,15 @@ class WatchState:
         while self.losses and self.losses[-1][0] >= step:
             self.losses.pop()
 
+    def _take_measured(self, step: int, data: Mapping[str, Any]) -> None:
+        match data.get("name"):
+            case "probe":
+                self._take_fixed_loss(step, data)
+            case "evaluation":
+                self._take_evaluation(step, data)
+            case "clip":
+                self._take_scores(step, data)
+
     def _take_fixed_loss(self, step: int, data: Mapping[str, Any]) -> None:
         mean = _number(data.get("mean"))
         if mean is None:
@@ -136,6 +145,12 @@ class WatchState:
         self.evaluations = [each for each in self.evaluations if each[0] < step]
         if (mean := _number(data.get("mean"))) is not None:
             self.evaluations.append((step, mean))
+
+    def _take_scores(self, step: int, data: Mapping[str, Any]) -> None:
+        weights, mean = data.get("weights"), _number(data.get("mean"))
+        if isinstance(weights, str) and mean is not None:
+            earlier = [each for each in self.clip_scores.get(weights, ()) if each[0] < step]
+            self.clip_scores[weights] = [*earlier, (step, mean)]
 
 
 def smoothed(losses: Sequence[float]) -> float:

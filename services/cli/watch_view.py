@@ -13,7 +13,7 @@ from rich.text import Text
 from services.cli import output
 from services.cli.watch_state import STATUS_EVENTS, FixedLoss, WatchState, smoothed
 from trainer_core.in_words import duration, speed
-from trainer_core.process.event_texts import evaluation_text
+from trainer_core.process.event_texts import evaluation_text, scores_text
 
 if TYPE_CHECKING:
     from services.client.run_output_shapes import Event
@@ -66,6 +66,8 @@ def _fact_of_step(state: WatchState, event: "Event", step_before: int) -> str | 
 def _measured_text(state: WatchState, event: "Event") -> str | None:
     if event.data.get("name") == "evaluation":
         return evaluation_text(event.step, event.data)
+    if event.data.get("name") == "clip":
+        return scores_text(event.data)
     if event.data.get("name") == "probe" and state.fixed_losses:
         return f"validation loss {_fixed_loss_text(state.fixed_losses)}"
     return None
@@ -101,6 +103,8 @@ def render(state: WatchState, busy: RenderableType = "") -> RenderableType:
         grid.add_row("validation", _fixed_loss_text(state.fixed_losses))
     if state.evaluations:
         grid.add_row("evaluation", _evaluations_text(state.evaluations))
+    for weights, scores in list(state.clip_scores.items()):
+        grid.add_row("CLIP score", output.text_of(f"{_scores_text(scores)}, {weights} weights"))
     if state.picture is not None:
         grid.add_row("picture", output.text_of(state.picture))
     parts: list[RenderableType] = [grid]
@@ -186,6 +190,13 @@ def _evaluations_text(evaluations: Sequence[tuple[int, float]]) -> str:
     best_step, best = min(evaluations, key=lambda each: each[1])
     lowest = "the lowest" if best_step == step else f"lowest {best:.4f} at step {best_step}"
     return f"{_change(first, last)} at step {step}, {lowest}"
+
+
+def _scores_text(scores: Sequence[tuple[int, float]]) -> str:
+    """``0.2135 → 0.2841 at step 80``."""
+    (_, first), (step, last) = scores[0], scores[-1]
+    change = f"{first:.4f}" if len(scores) == 1 else f"{first:.4f} → {last:.4f}"
+    return f"{change} at step {step}"
 
 
 def _change(before: float, after: float | None) -> str:

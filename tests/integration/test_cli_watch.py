@@ -86,6 +86,23 @@ def test_evaluations_have_a_row_and_lines_of_their_own() -> None:
     )
 
 
+def test_clip_scores_have_a_row_for_each_kind_of_weights() -> None:
+    def scores(step: int, weights: str, mean: float | None) -> Event:
+        facts = {"min": 0.1, "max": 0.4, "pictures": 3}
+        return event("eval", step, name="clip", weights=weights, mean=mean, **facts)
+
+    first, again = scores(2, "trained", 0.25), scores(2, "trained", 0.3)
+    state = state_after(scores(0, "base", 0.2), first, scores(4, "trained", 0.35))
+
+    assert "CLIP score  0.2000 at step 0, base weights" in shown(state)
+    assert "CLIP score  0.2500 → 0.3500 at step 4, trained weights" in shown(state)
+    assert plain_line(state, first, 1) == (
+        "step 2/100: CLIP score 0.2500 (0.1000 to 0.4000, 3 pictures, trained weights)"
+    )
+    assert "0.3000 at step 2, trained" in shown(state_after(first, again))
+    assert "CLIP" not in shown(state_after(scores(2, "trained", None)))
+
+
 def test_panel_shows_why_a_run_failed_and_escapes_text_of_tenants() -> None:
     reason = {"code": "bad_image", "category": "user", "message": "[red]a.jpg[/] is truncated"}
     text = shown(state_after(event("run.failed", stage=None, reason=reason)))

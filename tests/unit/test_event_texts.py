@@ -62,6 +62,10 @@ def event(name: EventName, step: int = 0, /, **data: Any) -> Event:
             event("eval", 3, name="evaluation", mean=None, images=2, held_out=True),
             ["step 3: evaluation loss is not finite (2 held-out images)"],
         ),
+        (
+            event("eval", 3, name="clip", weights="ema", mean=0.25, min=0.2, max=0.3, pictures=2),
+            ["step 3: CLIP score 0.2500 (0.2000 to 0.3000, 2 pictures, ema weights)"],
+        ),
         (event("stage", stage="evaluating"), ["evaluating"]),
         (event("warning", message="slow"), ["warning: slow"]),
         (event("failed", 3, message="The loss is nan."), ["failed: The loss is nan."]),

@@ -1,4 +1,4 @@
-"""Download base models from the Hugging Face Hub: data only, pinned to one commit, once.
+"""Download models from the Hugging Face Hub: data only, pinned to one commit, once.
 
 HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HOME work as in huggingface_hub. No other server is
 contacted.
@@ -76,6 +76,11 @@ def fetch_fourth(repo: Repo, reporter: Reporter) -> Path:
     """The snapshot with a text encoder and its tokenizer, in sub-folders or at the top."""
     if (repo.folder / "text_encoder_4").is_dir():
         return _fetch(repo, _files_of(*FOURTH), [], reporter)
+    return fetch_top(repo, reporter)
+
+
+def fetch_top(repo: Repo, reporter: Reporter) -> Path:
+    """The snapshot with what a repository of one model has at its top."""
     return _fetch(repo, list(_KINDS), ["*/*"], reporter)
 
 
@@ -95,9 +100,7 @@ def _fetch(repo: Repo, wanted: Sequence[str], never: Sequence[str], reporter: Re
             reporter.check_control()
             return super().update(n)
 
-    reporter.log(
-        f"base model {repo.name} at commit {repo.commit[:12]}: downloading the missing files"
-    )
+    reporter.log(f"{repo.name} at commit {repo.commit[:12]}: downloading the missing files")
     with _hub_errors_as_ours(repo.name, None):
         return Path(
             snapshot_download(

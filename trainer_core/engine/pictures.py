@@ -28,6 +28,7 @@ from trainer_core.engine.reporting import (
     report_step,
     report_warning,
 )
+from trainer_core.engine.scores import Scores
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.errors import CheckpointError
 from trainer_core.export.origin import ADAPTER_NAME, LIVE_FOLDER
@@ -39,11 +40,12 @@ from trainer_core.painting.options import SamplingOptions
 from trainer_core.process.stat import age_s
 from trainer_core.validation.pictures import (
     ADAPTER_FACT,
+    CLIP_FACT,
     Picture,
-    is_written,
     pictures_of,
     sampling_options,
     write_picture,
+    written_facts,
 )
 from trainer_core.validation.sample import sample_network
 
@@ -111,6 +113,7 @@ def _make(
                     check_control(run, state, stage="sampling")
                     painter.make(picture, is_start=is_start)
     finally:
+        painter.scores.report()
         painter.tell_left_out()
         torch.cuda.empty_cache()  # steps from graphs cannot use what sampling has kept
     state.throughput.start(state.step)
@@ -140,6 +143,7 @@ class _Painter:
         self._count = count
         self._without_time = 0
         self._without_memory: list[Picture] = []
+        self.scores = Scores(run, state)
         folder = Path(run.job.base_model_dir)
         self._auto_shift = AutoShift.of_scheduler(load_scheduler(folder).config)
         self._named_sampler = named_sampler(folder)
@@ -152,8 +156,11 @@ class _Painter:
         )
         facts = self._facts(picture, options)
         path = Path(run.job.output_dir) / picture.path
-        is_done = is_start and run.backend.rank == 0 and self._is_made(picture, facts)
-        if run.backend.max_across_ranks(int(is_done)):
+        is_asked = is_start and run.backend.rank == 0
+        made = self._made(picture, facts) if is_asked else None
+        if run.backend.max_across_ranks(int(made is not None)):
+            if made is not None and CLIP_FACT in made:
+                self.scores.note(picture, float(made[CLIP_FACT]))
             return
         size = picture.size.width_px, picture.size.height_px
         expected_s = times.expected_s.get(size, 0.0)
@@ -169,12 +176,13 @@ class _Painter:
                 self._without_memory.append(picture)
                 return
             took_s = time.monotonic() - started_s
-            times.expected_s[size] = took_s
+            score = self.scores.score(picture, image)
+            times.expected_s[size] = time.monotonic() - started_s
         finally:
             times.spent_s += time.monotonic() - started_s
         if run.backend.rank == 0:
             fault_point("picture.before_file")
-            sha256 = write_picture(path, image, facts)
+            sha256 = write_picture(path, image, {**facts, CLIP_FACT: score})
             fault_point("picture.before_event")
             report_picture(
                 run,
@@ -184,16 +192,18 @@ class _Painter:
                 sha256=sha256,
                 size_bytes=path.stat().st_size,
                 took_s=took_s,
+                score=score,
             )
 
-    def _is_made(self, picture: Picture, facts: dict[str, JsonValue]) -> bool:
-        """Whether an earlier process has made it, of the weights that this one starts from."""
+    def _made(self, picture: Picture, facts: dict[str, JsonValue]) -> dict[str, str] | None:
+        """What its file says, where an earlier process made it of the weights that this one starts
+        from; empty where a supervisor has the file. None: it is still to be made."""
         job = self._run.job
         if str(picture.path) in job.pictures_made:
-            return True
-        return job.resume_from is not None and is_written(
-            Path(job.output_dir) / picture.path, facts
-        )
+            return {}
+        if job.resume_from is None:
+            return None
+        return written_facts(Path(job.output_dir) / picture.path, facts)
 
     def _sampled(self, picture: Picture, options: SamplingOptions) -> Image.Image | None:
         """The image; None where the device has too little memory, also without the steps' own."""

@@ -1,11 +1,13 @@
 """The events of a run while it trains; ``process.events`` writes them."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import JsonValue
 
 from trainer_core.checkpoint.write import WrittenFolder
+from trainer_core.config.plan import Shown
 from trainer_core.engine.determinism import resume_promise
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.engine.used_memory import used_memory
@@ -110,6 +112,19 @@ def report_evaluation(
     )
 
 
+def report_scores(run: Run, state: TrainingState, shown: Shown, scores: Sequence[float]) -> None:
+    """The CLIP scores of a step's pictures that show the same weights; at least one."""
+    fields: dict[str, JsonValue] = {
+        "name": "clip",
+        "weights": shown,
+        "mean": math.fsum(scores) / len(scores),
+        "min": min(scores),
+        "max": max(scores),
+        "pictures": len(scores),
+    }
+    _emit(run, state, "eval", fields)
+
+
 def report_checkpoint(run: Run, state: TrainingState, written: WrittenFolder) -> None:
     _emit(run, state, "checkpoint", _folder_facts(run, written))
 
@@ -132,8 +147,12 @@ def report_picture(
     sha256: str,
     size_bytes: int,
     took_s: float,
+    score: float | None,
 ) -> None:
-    """A picture that was made while it trains; ``sha256`` and ``size_bytes``: of its file."""
+    """A picture that was made while it trains; ``sha256`` and ``size_bytes``: of its file.
+
+    ``score``: its CLIP score; None where it has none.
+    """
     fields: dict[str, JsonValue] = {
         "path": picture.path.as_posix(),
         "name": picture.prompt.name,
@@ -147,6 +166,7 @@ def report_picture(
         "sha256": sha256,
         "size_bytes": size_bytes,
         "took_s": round(took_s, 3),
+        **({} if score is None else {"clip_score": score}),
     }
     _emit(run, state, "sample", fields)
 

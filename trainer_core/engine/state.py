@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
@@ -22,6 +23,9 @@ from trainer_core.process.job import Job
 from trainer_core.validation.evaluation import EvaluationSet, evaluation_set
 from trainer_core.validation.evaluations import Evaluations
 from trainer_core.validation.fixed_loss import EvaluationSample, evaluation_samples
+
+if TYPE_CHECKING:
+    from trainer_core.validation.clip_score import ClipScorer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +106,16 @@ class PictureTimes:
 
 
 @dataclass(kw_only=True, slots=True)
+class Scoring:
+    """What scores the pictures of this process."""
+
+    scorer: "ClipScorer | None" = None
+    """None before the first picture."""
+    has_failed: bool = False
+    """Whether it failed once; nothing is scored then any more."""
+
+
+@dataclass(kw_only=True, slots=True)
 class TrainingState:
     """The part of a run that changes with each step. The tensors are in the backend."""
 
@@ -123,6 +137,7 @@ class TrainingState:
     pending_event: StepMetrics | None = None
     """Metrics of the current step; None once they are reported."""
     pictures: PictureTimes = field(default_factory=PictureTimes)
+    scoring: Scoring = field(default_factory=Scoring)
 
 
 def open_run(job: Job, loaded: LoadedRun, events: EventWriter, control: Control) -> Run:

@@ -11,6 +11,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from trainer_core.base_models.clip import find_clip
 from trainer_core.base_models.describe import BaseModel, described_files
 from trainer_core.base_models.obtain import FoundBase
 from trainer_core.checkpoint.folders import read_manifest
@@ -76,9 +77,9 @@ class Attempt:
     """Trains a plan in this process, in an output folder that the caller has locked."""
 
     env: Mapping[str, str]
-    """OMP_NUM_THREADS is read."""
+    """OMP_NUM_THREADS and REVERIE_HOME are read."""
     folders: tuple[Path, ...]
-    """A relative path to a checkpoint is tried from each of these, in order."""
+    """A relative path to a checkpoint or a CLIP model is tried from each of these, in order."""
     output_dir: Path
     cache_dir: Path
     node_cache: NodeCache | None
@@ -117,11 +118,15 @@ class Attempt:
         earlier = read_started_run(self.output_dir)
         if refused := refusal(request, checkpoints, earlier):
             raise _refused(refused)
+        pictures = plan.operation.pictures
+        clip_model = None if pictures is None else pictures.clip_model
+        clip = None if clip_model is None else find_clip(clip_model, self.env, self.folders)
 
         self._report_stage("scanning")
         data = self._scan(plan, data_dirs)
         self._report_stage("base_model")
         base = found.obtain(self.reporter, plan.operation.text_encoder_4_source)
+        clip_dir = None if clip is None else str(clip(self.reporter))
         plan = _with_base(plan, base)
         index = usable_index(plan, base, data, self.cache_dir, self.reporter)
         for warning in index.warnings:  # the training reports them too, but only after the encoding
@@ -136,6 +141,7 @@ class Attempt:
                 raise _refused(start)
             try:
                 job = self._job(plan, index, base, start.checkpoint)
+                job = job.model_copy(update={"clip_dir": clip_dir})
                 from_step = self._check_checkpoint(job)
                 break
             except CheckpointCorruptError as error:

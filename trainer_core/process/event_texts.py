@@ -78,7 +78,11 @@ def outcome_line(event: Event) -> str:
         case "checkpoint":
             return f"step {event.step}: checkpoint saved"
         case "sample" if data.get("took_s") is not None:
-            return f"step {event.step}: {data['path']} ({duration(data['took_s'])})"
+            score = data.get("clip_score")
+            scored = "" if score is None else f", CLIP score {score:.4f}"
+            return f"step {event.step}: {data['path']} ({duration(data['took_s'])}{scored})"
+        case "eval" if data.get("name") == "clip":
+            return f"step {event.step}: {scores_text(data)}"
         case "eval" if data.get("name") == "evaluation":
             return f"step {event.step}: {evaluation_text(event.step, data)}"
         case "eval" if data.get("mean") is not None:
@@ -87,6 +91,15 @@ def outcome_line(event: Event) -> str:
             name = _EVALUATIONS.get(data["name"], data["name"])
             return f"step {event.step}: {name} loss {data['mean']:.4f}{rest}"
     return ""
+
+
+def scores_text(data: Mapping[str, Any]) -> str:
+    """``CLIP score 0.2841 (0.2513 to 0.3120, 4 pictures, trained weights)``."""
+    count, mean, low, high = (data.get(name) for name in ("pictures", "mean", "min", "max"))
+    facts = f"{count} picture{'' if count == 1 else 's'}, {data.get('weights')} weights"
+    if not all(isinstance(each, int | float) for each in (mean, low, high)):
+        return f"no CLIP score ({facts})"
+    return f"CLIP score {mean:.4f} ({low:.4f} to {high:.4f}, {facts})"
 
 
 def evaluation_text(step: int, data: Mapping[str, Any]) -> str:

@@ -39,6 +39,8 @@ class Job(Frozen):
     pictures_made: Many[str] = ()
     """Paths of pictures that a supervisor has stored; those of the step that this process starts
     at are not made again, though their files are not in ``output_dir``."""
+    clip_dir: str | None = None
+    """Folder of the CLIP model of the plan's ``clip_model``; None: no picture is scored."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Number of newest checkpoints in ``checkpoints_dir``, where the process deletes older ones."""
     waiting_checkpoints: int | None = Field(default=None, ge=1)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 _STEP_SCALARS: Final = ("loss", "balance_loss", "learning_rate", "grad_max", "steps_per_s",
                         "allocated_bytes", "reserved_bytes")  # fmt: skip
-_EVAL_SCALARS: Final = ("mean", "held_out_mean", "low", "high")
+_EVAL_SCALARS: Final = ("mean", "held_out_mean", "low", "high", "min", "max")
 
 
 def scalars_of(event: str, data: Mapping[str, Any]) -> dict[str, float]:
@@ -17,6 +17,8 @@ def scalars_of(event: str, data: Mapping[str, Any]) -> dict[str, float]:
             named = {f"train/{name}": data.get(name) for name in _STEP_SCALARS}
         case "eval" if isinstance(data.get("name"), str):
             at = f"eval/{data['name']}"
+            if data["name"] == "clip" and isinstance(data.get("weights"), str):
+                at = f"{at}/{data['weights']}"
             named = {f"{at}/{name}": data.get(name) for name in _EVAL_SCALARS}
             named |= _means_in(data.get("by_sigma"), "sigma", at)
             named |= _means_in(data.get("by_backend"), "backend", at)

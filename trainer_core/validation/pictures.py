@@ -22,7 +22,10 @@ _SUFFIXES: Final[Mapping[Shown, str]] = {"trained": "", "ema": "-ema", "base": "
 _STEP: Final = re.compile(r"step-([0-9]{6,12})")
 _PATCH_PX: Final = 16
 ADAPTER_FACT: Final = "adapter_sha256"
-"""The one fact that differs between two pictures of the same weights: the file may be gone."""
+CLIP_FACT: Final = "clip_score"
+_NOT_COMPARED: Final = (ADAPTER_FACT, CLIP_FACT)
+"""Facts that two pictures of the same weights need not both have: the adapter's file may be gone,
+and a score may have failed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,16 +101,18 @@ def write_picture(path: Path, image: Image.Image, facts: Mapping[str, JsonValue]
             return hashlib.sha256(draft.read_bytes()).hexdigest()
 
 
-def is_written(path: Path, facts: Mapping[str, JsonValue]) -> bool:
-    """Whether the file is a whole picture with these facts."""
+def written_facts(path: Path, facts: Mapping[str, JsonValue]) -> dict[str, str] | None:
+    """What the file says of itself, where it is a whole picture with these facts; else None."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.load()
             assert isinstance(image, PngImageFile)
             found = {name: str(value) for name, value in image.text.items()}
     except (OSError, ValueError, SyntaxError):
-        return False
+        return None
     wanted = {name: str(value) for name, value in facts.items() if value is not None}
-    found.pop(ADAPTER_FACT, None)
-    wanted.pop(ADAPTER_FACT, None)
-    return found == wanted
+    return found if _compared(found) == _compared(wanted) else None
+
+
+def _compared(facts: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in facts.items() if name not in _NOT_COMPARED}

@@ -13,6 +13,7 @@ from tests.integration.plan_fields.environment import Environment
 from tests.integration.plan_fields.files import Files
 from tests.integration.plan_fields.observe import expect
 from tests.integration.plan_fields.registry import Group
+from tests.support.tiny_clip import write_tiny_clip
 from trainer_core.config.plan import Plan
 from trainer_core.engine.pictures import make_first_pictures, make_pictures
 from trainer_core.engine.state import Run, TrainingState, open_run
@@ -206,6 +207,24 @@ def the_adapter_that_it_starts_from_is_painted(plan: Plan, environment: Environm
 )
 def only_the_mean_is_painted(plan: Plan, environment: Environment) -> None:
     expect(_names(_painted(plan, environment)), ["validation-64x128-7-ema.png"])
+
+
+@GROUP.observes(
+    "operation.pictures.clip_model",
+    files=Files(
+        config={
+            **_PICTURES.config,
+            "evaluation_type": "clip",
+            "pretrained_evaluation_model_name_or_path": "clip",
+        }
+    ),
+    reset=None,
+)
+def the_model_that_scores_pictures_is_found(plan: Plan, environment: Environment) -> None:
+    if not (environment.folder / "clip").exists():
+        write_tiny_clip(environment.folder / "clip")
+    run = environment.load_locally(plan, environment.new_folder(), str(environment.base.folder))
+    expect(run.document("job.json")["clip_dir"], str(environment.folder / "clip"))
 
 
 @GROUP.observes(

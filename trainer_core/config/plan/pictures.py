@@ -41,7 +41,10 @@ class PictureSize(Frozen):
 class Pictures(Sparse):
     """Which pictures a run makes, when, and how."""
 
-    left_out: ClassVar = ("guidance_rescale", "after_step", "after_epoch", "strength", "time_share")
+    left_out: ClassVar = (
+        *("guidance_rescale", "after_step", "after_epoch", "strength", "time_share"),
+        "clip_model",
+    )
 
     prompts: Many[PicturePrompt] = Field(min_length=1)
     negative_prompt: str
@@ -74,6 +77,9 @@ class Pictures(Sparse):
     time_share: float | None = Field(default=None, gt=0, le=1)
     """The largest share of the time since the process started that pictures take; 1: no limit.
     None: ``USUAL_SHARE`` of it, and ``FREE_S`` seconds in any case."""
+    clip_model: str | None = None
+    """Folder or repository of the CLIP model that scores each picture, in a local run; None: no
+    picture is scored."""
 
     def strength_of(self, prompt: PicturePrompt) -> float:
         """Of the adapter in the pictures of one of the prompts."""

@@ -56,9 +56,6 @@ EVALUATION.unlike(
     "They lie evenly between 0 and 1, so that runs of different shifts are comparable; "
     "SimpleTuner takes those of its shifted sampler.",
 )
-_NO_CLIP: Final = "no CLIP score is computed."
-EVALUATION.differs("evaluation_type", _NO_CLIP, "none")
-EVALUATION.no_effect("pretrained_evaluation_model_name_or_path", _NO_CLIP)
 
 _OF_INTERVALS: Final[tuple[Option[Any], ...]] = (_IMAGES, _SIGMAS, _BACKEND, _POOLING)
 _DATA_POINTER: Final = "/data_backends"

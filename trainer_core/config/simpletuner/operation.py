@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from trainer_core.config.plan import Operation, Publication
 from trainer_core.config.simpletuner.backends import ResolvedBackends
+from trainer_core.config.simpletuner.clip import with_clip_model
 from trainer_core.config.simpletuner.deepspeed import uses_deepspeed, zero_stage_of
 from trainer_core.config.simpletuner.ema import ema_device_of
 from trainer_core.config.simpletuner.evaluation import evaluation_of
@@ -125,7 +126,7 @@ def operation_of(
     """``max_area_px``: the largest area that the base model takes."""
     prompts = prompts_of(config, prompt_library or {})
     sizes_px = sizes_of(config, max_area_px)
-    pictures = pictures_of(config, prompts, sizes_px)
+    pictures = with_clip_model(config, pictures_of(config, prompts, sizes_px))
     sample = sample_of(config, prompts, sizes_px, has_pictures=pictures is not None)
     if not config[_CHECKPOINTING]:
         config.idle("without gradient_checkpointing", _CHECKPOINTING_INTERVAL)

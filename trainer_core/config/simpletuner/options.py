@@ -6,6 +6,7 @@ from typing import Final
 from trainer_core.config.simpletuner.adapter import ADAPTER
 from trainer_core.config.simpletuner.cache import CACHE
 from trainer_core.config.simpletuner.captions import RUN_CAPTIONS
+from trainer_core.config.simpletuner.clip import CLIP
 from trainer_core.config.simpletuner.crops import RUN_CROPS
 from trainer_core.config.simpletuner.deepspeed import DEEPSPEED
 from trainer_core.config.simpletuner.ema import EMA
@@ -34,6 +35,7 @@ OPTIONS: Final[Mapping[str, Verdict]] = joined(
     *(STEPS, DEEPSPEED, OPTIMIZER, SCHEDULE, EMA),
     *(TIMESTEPS, OBJECTIVE),
     *(RUN_SIZES, RUN_CROPS, RUN_CAPTIONS, SAMPLING, CACHE),
-    *(OPERATION, REPORTING, SAMPLES, PICTURES, EVALUATION, OTHERS, OTHER_NAMES),
+    *(OPERATION, REPORTING, SAMPLES, PICTURES, CLIP, EVALUATION),
+    *(OTHERS, OTHER_NAMES),
 )
 """Name, without leading dashes → row."""

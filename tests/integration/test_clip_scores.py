@@ -1,0 +1,128 @@
+"""CLIP scores of the pictures that a run makes while it trains: what tells them, and no more."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+from tests.integration.test_pictures import PICTURES, Trained, job_of, run
+from tests.support.small_jobs import named
+from tests.support.tiny_clip import write_tiny_clip
+from trainer_core.process.event_texts import lines_of
+from trainer_core.process.events import Event
+from trainer_core.process.job import Job
+
+SCORED: dict[str, Any] = {
+    **PICTURES,
+    "ema_validation": "ema_only",
+    "user_prompt_library": None,
+    "num_validation_images": 2,
+    "validation_resolution": "32",
+    "validation_num_inference_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shards")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_clip(tmp_path_factory.mktemp("clip"))
+
+
+def scored_job(tiny: Path, shards: Path, folder: Path, clip: Path | None) -> Job:
+    job = job_of(tiny, shards, folder, **SCORED)
+    return job.model_copy(update={"clip_dir": None if clip is None else str(clip)})
+
+
+@pytest.fixture(scope="module")
+def scored(
+    tiny_folder: Path, shards: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    return run(scored_job(tiny_folder, shards, tmp_path_factory.mktemp("scored"), clip))
+
+
+def means(trained: Trained) -> list[dict[str, Any]]:
+    return [each for each in named(trained.events, "eval") if each["name"] == "clip"]
+
+
+def test_each_picture_has_the_score_that_transformers_computes(scored: Trained, clip: Path) -> None:
+    model = CLIPModel.from_pretrained(clip).eval()
+    tokens = CLIPTokenizer.from_pretrained(clip)("a red boat on a lake", return_tensors="pt")
+    pictures = scored.pictures()
+
+    assert len(pictures) == 6
+    for each in pictures:
+        with Image.open(scored.folder / each["path"]) as image:
+            pixels = CLIPImageProcessor.from_pretrained(clip)(images=image, return_tensors="pt")
+            fact = image.text["clip_score"]  # type: ignore[attr-defined]
+        with torch.no_grad():
+            found = model(**tokens, pixel_values=pixels["pixel_values"])
+        wanted = (found.image_embeds @ found.text_embeds.T).item()
+        assert each["clip_score"] == pytest.approx(wanted, abs=2e-6)
+        assert float(fact) == each["clip_score"]
+    for mean in means(scored):
+        of_step = [each["clip_score"] for each in pictures if each["step"] == mean["step"]]
+        assert mean["mean"] == pytest.approx(sum(of_step) / 2)
+        assert (mean["min"], mean["max"], mean["pictures"]) == (min(of_step), max(of_step), 2)
+    assert [(each["step"], each["weights"]) for each in means(scored)] == [
+        (0, "base"),
+        (2, "ema"),
+        (4, "ema"),
+    ]
+    first = pictures[0]
+    event = Event(name="sample", step=0, data=first, seq=1, t_s=0.0)
+    assert f"CLIP score {first['clip_score']:.4f}" in lines_of(event)[0]
+
+
+def test_training_and_pictures_are_the_same_without(
+    scored: Trained, tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    plain = run(scored_job(tiny_folder, shards, tmp_path, None))
+
+    assert means(plain) == []
+    assert plain.state_of(4) == scored.state_of(4)
+    for each in plain.pictures():
+        assert "clip_score" not in each
+        images = [Image.open(r.folder / each["path"]).tobytes() for r in (plain, scored)]
+        assert images[0] == images[1]
+
+
+def test_a_model_that_cannot_be_loaded_is_told_once_and_fails_no_run(
+    tiny_folder: Path, shards: Path, clip: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "clip"
+    broken.mkdir()
+    for file in clip.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "model.safetensors").write_bytes(b"\x00" * 100)
+
+    trained = run(scored_job(tiny_folder, shards, tmp_path / "run", broken))
+
+    assert trained.is_finished
+    assert len(trained.pictures()) == 6
+    assert means(trained) == []
+    warnings = list(named(trained.events, "warning"))
+    assert [each["code"] for each in warnings] == ["no_clip_score"]
+    assert warnings[0]["message"].startswith("No picture is scored from step 0 on: the CLIP model")
+
+
+def test_a_resumed_run_counts_the_pictures_that_it_finds(
+    scored: Trained, tiny_folder: Path, shards: Path, clip: Path, tmp_path: Path
+) -> None:
+    job = scored_job(tiny_folder, shards, tmp_path, clip)
+    stopped = run(job, stop_at=lambda event: event.name == "sample" and event.step == 2)
+    assert [each["pictures"] for each in means(stopped)] == [2, 1]
+    checkpoint = str(tmp_path / "checkpoints/step-00000002")
+    finished = run(job.model_copy(update={"resume_from": checkpoint}))
+
+    again = [each for each in means(finished) if each["step"] == 2][-1]
+    (wanted,) = [each for each in means(scored) if each["step"] == 2]
+    assert again["pictures"] == 2
+    assert again["mean"] == wanted["mean"]
+    assert finished.state_of(4) == scored.state_of(4)
