@@ -13,7 +13,7 @@ from services.cli import output
 from services.cli.pace import Pace
 from trainer_core.disk import writing
 from trainer_core.local.output import View
-from trainer_core.process.event_texts import outcome_line, stage_name, step_facts
+from trainer_core.process.event_texts import outcome_line, preview_facts, stage_name, step_facts
 from trainer_core.process.events import Event
 
 _STDERR: Final = Path("standard error")
@@ -79,6 +79,10 @@ class LiveView:
                 self._max_steps = event.data["steps"]
             case "step":
                 self._show("training", event.step, self._max_steps, step_facts(event))
+            case "preview":
+                self._show("training", event.step, self._max_steps, preview_facts(event))
+                assert self._task is not None
+                self._progress.update(self._task[1], description="pictures")
             case "stage" if self._task is not None and self._task[0] == "training":
                 self._progress.update(self._task[1], description=stage_name(event))
         if line := outcome_line(event):
@@ -123,6 +127,8 @@ class PlainView:
                 step, every = event.step, max(1, self._max_steps // _LINES_A_RUN)
                 if self._is_due("training", step, self._max_steps, every=every):
                     self.log(f"step {step}/{self._max_steps}: {step_facts(event)}")
+            case "preview" if self._is_due("preview", 0, 1, every=1):
+                self.log(f"step {event.step}: preview of {preview_facts(event)}")
             case "stage" if event.data["stage"] not in ("training", "evaluating", "checkpointing"):
                 self.log(stage_name(event))
         if line := outcome_line(event):

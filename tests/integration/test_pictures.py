@@ -21,19 +21,26 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from tests.support.jobs import train
 from tests.support.painting_runs import PICTURES, Trained, job_of, run
+from tests.support.previews import tiny_autoencoder, with_previews
 from tests.support.small_jobs import named
+from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.folders import read_manifest
 from trainer_core.checkpoint.layout import adapter_files
 from trainer_core.config.plan import Sampler
+from trainer_core.engine.pictures import make_pictures
 from trainer_core.engine.setup import load_run
-from trainer_core.hidream.samplers import load_sampler
+from trainer_core.engine.state import TrainingState, open_run
+from trainer_core.engine.throughput import Throughput
+from trainer_core.hidream.samplers import Taken, load_sampler
+from trainer_core.hidream.vae import decode
 from trainer_core.local.contact_sheet import write_contact_sheet
 from trainer_core.painting.generate import generate
 from trainer_core.painting.network import NetworkTransformer
 from trainer_core.painting.options import ImageRequest, PaintingOptions, SamplingOptions
-from trainer_core.painting.sampling import sample_image
+from trainer_core.painting.sampling import AfterStep, sample_image
 from trainer_core.process.control import Control
-from trainer_core.process.events import Event
+from trainer_core.process.events import Event, EventWriter
+from trainer_core.validation.previews import linear_decoder
 
 NO_OPTIONS: Final = PaintingOptions(
     negative_prompt="blurry",
@@ -132,30 +139,60 @@ def test_a_network_samples_as_its_transformer_does(
     texts = [loaded.batches.text(prompts[text]) for text in ("a red boat on a lake", "blurry")]
     options = SamplingOptions(width_px=64, height_px=32, steps=2, guidance=2.0, seed=5)
 
-    def sampled(transformer: torch.nn.Module, sampler: Sampler) -> Any:
+    def sampled(
+        transformer: torch.nn.Module, sampler: Sampler, after_step: AfterStep = lambda *_: None
+    ) -> Any:
         scheduler = load_sampler(tiny_folder, sampler, 2.0)
-        image = sample_image(transformer, loaded.vae, scheduler, *texts, options=options)
+        image = sample_image(
+            transformer, loaded.vae, scheduler, *texts, options=options, after_step=after_step
+        )
         return np.asarray(image, dtype=np.int64)
+
+    estimates: list[torch.Tensor] = []
+    colours = linear_decoder(loaded.vae, torch.device("cpu"))
+
+    def previewed(number: int, taken: Taken) -> None:
+        estimates.append(taken.clean())
+        assert colours(estimates[-1]).shape == (3, 4, 8)
+        assert number == (len(estimates) - 1) % options.steps + 1
 
     before = torch.get_rng_state()
     for sampler in get_args(Sampler):
         own = sampled(network.transformer, sampler)
         assert np.abs(sampled(NetworkTransformer(network), sampler) - own).max() <= 1
-        assert np.array_equal(sampled(network.transformer, sampler), own)
+        assert np.array_equal(sampled(network.transformer, sampler, previewed), own)
+        shown = (decode(loaded.vae, estimates[-1])[0] / 2 + 0.5).clamp(0, 1).movedim(0, -1) * 255
+        assert np.abs(shown.numpy() - own).max() <= 1  # at its last step it is the picture
         with network.adapter.switch.off():  # type: ignore[union-attr]
             assert not np.array_equal(sampled(network.transformer, sampler), own)
     assert torch.equal(torch.get_rng_state(), before)
     assert network.transformer.training
 
 
+def _previews_in(folder: Path) -> list[Path]:
+    """With drafts of them."""
+    return list((folder / "samples").glob("*preview*"))
+
+
 def test_a_stop_leaves_pictures_to_the_resumed_run(
     painted: Trained, tiny_folder: Path, shards: Path, tmp_path: Path
 ) -> None:
-    """Each picture is made once; a contact sheet may be made of them."""
-    job = job_of(tiny_folder, shards, tmp_path, **PICTURES)
+    """Each picture is made once; a contact sheet may be made of them.
+
+    Previews change neither pictures nor training. What a killed process left of one goes.
+    """
+    channels = read_base_model(tiny_folder).transformer_config["in_channels"]
+    tiny_autoencoder(channels).save_pretrained(tmp_path / "tiny")
+    job = with_previews(job_of(tiny_folder, shards, tmp_path, **PICTURES), tmp_path / "tiny")
     seen = []
+    shown: list[tuple[str, int, tuple[int, int]]] = []
 
     def second_picture_of_step_2(event: Event) -> bool:
+        if event.name == "preview":
+            with Image.open(tmp_path / event.data["path"]) as image:
+                image.load()
+                text = image.text  # type: ignore[attr-defined]
+                shown.append((text["picture"], int(text["sampler_step"]), image.size))
         if event.name == "sample" and event.step == 2:
             seen.append(event)
         return len(seen) == 2
@@ -163,6 +200,9 @@ def test_a_stop_leaves_pictures_to_the_resumed_run(
     stopped = run(job, stop_at=second_picture_of_step_2)
     assert not stopped.is_finished
     assert len(stopped.pictures()) == 4
+    assert not _previews_in(tmp_path)
+    for left in ("preview.png", ".preview.png.123.tmp"):
+        (tmp_path / "samples" / left).write_bytes(b"half a picture")
     checkpoint = tmp_path / "checkpoints/step-00000002"
     finished = run(job.model_copy(update={"resume_from": str(checkpoint)}))
 
@@ -171,6 +211,14 @@ def test_a_stop_leaves_pictures_to_the_resumed_run(
     digests = [[e["sha256"] for e in each.pictures()] for each in (finished, painted)]
     assert digests[0] == digests[1]
     assert finished.state_of(4) == painted.state_of(4)
+    previews = named(finished.events, "preview")
+    told = [(each["picture"], each["sampler_step"]) for each in previews]
+    assert told == [(each["path"], step) for each in painted.pictures() for step in (1, 2)]
+    sizes = [(each["width_px"], each["height_px"]) for each in previews]
+    assert shown == [(*of, size) for of, size in zip(told, sizes, strict=True)][: len(shown)]
+    assert (len(shown), set(sizes)) == (8, {(64, 32), (32, 32)})
+    assert named(finished.events, "warning") == []
+    assert not _previews_in(tmp_path)
     write_contact_sheet(job.plan, tmp_path)
     with Image.open(tmp_path / "samples/contact-sheet.png") as sheet:
         contents = json.loads(sheet.text["Description"])  # type: ignore[attr-defined]
@@ -243,3 +291,20 @@ def test_where_memory_is_missing_a_picture_is_tried_again_and_then_left_out(
     assert told.startswith("3 of 4 pictures after step 2 are left out")
     assert "32x32 px needs more memory" in told
     assert done.state_of(2) == painted.state_of(2)
+
+
+def test_a_preview_that_fails_is_told_once(tiny_folder: Path, shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "samples/preview.png").mkdir(parents=True)
+    job = with_previews(job_of(tiny_folder, shards, tmp_path, **PICTURES))
+    loaded = load_run(job, Control(None))
+    with EventWriter(tmp_path / "events.jsonl") as events:
+        run = open_run(job, loaded, events, Control(None))
+        make_pictures(run, TrainingState(throughput=Throughput(run.last_step)))
+
+    found = Trained(tmp_path, is_finished=False)
+    assert len(found.pictures()) == 4
+    (warning,) = named(found.events, "warning")
+    assert warning["code"] == "preview_failed"
+    first = found.pictures()[0]["path"]
+    assert warning["message"].startswith(f"no more previews: one of {first} could not be made (")
+    assert named(found.events, "preview") == []

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from services.cli.pace import Pace
 from services.cli.train_view import PlainView, open_view
+from trainer_core.process.events import Event
 
 
 def test_the_pace_is_that_of_the_last_half_minute() -> None:
@@ -54,3 +55,25 @@ def test_lines_and_bars_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
         "caching: 0 of 80\ncaching: 30 of 80, 1.0/s, 50 s left\ncaching: 80 of 80\n"
     )
     assert "40/80\x1b[0m 1.0/s, 40 s left" in shown.getvalue()
+
+
+def test_previews_have_one_line_or_are_shown_beside_the_bar() -> None:
+    said, shown = io.StringIO(), io.StringIO()
+    plain = PlainView(Console(file=said))
+    with open_view(Console(file=shown, force_terminal=True, width=120)) as live:
+        for number, view in enumerate((plain, live)):
+            for sampler_step in (10, 20):
+                data = {
+                    "path": "samples/preview.png",
+                    "name": "boat",
+                    "sampler_step": sampler_step,
+                    "sampler_steps": 30,
+                }
+                view.event(Event(name="preview", step=8, seq=number + 1, t_s=0.0, data=data))
+
+    assert said.getvalue() == (
+        "step 8: preview of boat at step 10 of 30 of its sampler: samples/preview.png\n"
+    )
+    text = shown.getvalue()
+    assert "boat at step 20 of 30 of its sampler: samples/preview.png" in text
+    assert "pictures" in text

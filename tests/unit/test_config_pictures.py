@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.unit.config_examples import import_small, problems_of
-from trainer_core.config.plan import Pictures, PictureSize, Plan
+from trainer_core.config.plan import Pictures, PictureSize, Plan, Previews
 from trainer_core.config.plan.pictures import FREE_S
 from trainer_core.config.plan.problems import texts_of
 
@@ -88,6 +88,9 @@ def test_pictures_change_neither_identity_nor_sample() -> None:
             {"validation_guidance": 1, "validation_guidance_rescale": 0.5},
             "validation_guidance_rescale",
         ),
+        ({"validation_preview_steps": 2}, "validation_preview_steps"),
+        ({"validation_preview": True, "validation_preview_steps": 31}, "validation_preview"),
+        ({"validation_disable": True, "validation_preview": True}, "validation_preview"),
         ({**FULL, "validation_lycoris_strength": 0.5}, "validation_lycoris_strength"),
     ],
 )
@@ -108,6 +111,7 @@ def test_an_option_without_effect_is_told(config: dict[str, Any], option: str) -
         ({"validation_time_share": 1.5}, "validation_time_share", "bad_value"),
         ({"num_validation_images": 0}, "num_validation_images", "bad_value"),
         ({"validation_guidance_rescale": 1.5}, "validation_guidance_rescale", "bad_value"),
+        ({"validation_preview_steps": 0}, "validation_preview_steps", "bad_value"),
         ({"ema_validation": "both"}, "ema_validation", "bad_value"),
     ],
 )
@@ -143,3 +147,42 @@ def test_pictures_take_a_share_of_the_time(
     share: float | None, elapsed_s: float, allowed_s: float
 ) -> None:
     assert pictures_of({"validation_time_share": share}).allowed_s(elapsed_s) == allowed_s
+
+
+def previews_of(config: dict[str, Any]) -> Previews | None:
+    cats = [{"id": "cats", "caption_strategy": "filename", "instance_data_dir": "cats"}]
+    written = {**EVERY_2, "output_dir": "out", **config}
+    made = import_small(written, backends=cats, source="local").plan
+    assert made.operation.pictures is not None
+    return made.operation.pictures.previews
+
+
+def test_previews_are_made_where_they_are_asked_for() -> None:
+    wanted = {"validation_preview": "true", "validation_preview_steps": "3"}
+
+    assert previews_of({}) is None
+    assert previews_of({"validation_preview": True}) == Previews(steps=1, autoencoder=None)
+    found = previews_of({**wanted, "validation_preview_autoencoder": "madebyollin/taef1"})
+    assert found == Previews(steps=3, autoencoder="madebyollin/taef1")
+
+
+def test_plans_without_previews_are_as_they_were() -> None:
+    plain = pictures_of({})
+
+    assert plain.previews is None
+    assert "previews" not in plain.model_dump(mode="json")
+
+
+def test_the_service_tells_that_it_makes_no_previews() -> None:
+    asked = {"validation_preview": True, "validation_preview_steps": 5}
+    found = import_small({**EVERY_2, **asked})
+
+    assert found.plan.operation.pictures is not None
+    assert found.plan.operation.pictures.previews is None
+    told = [t for t in texts_of(found.notices, "differs") if t.startswith("validation_preview")]
+    assert told == [
+        "validation_preview: the service makes no previews: a picture is there once it is stored."
+    ]
+    assert "validation_preview_steps: has no effect in the service." in texts_of(
+        found.notices, "no_effect"
+    )

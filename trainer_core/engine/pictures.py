@@ -10,6 +10,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from trainer_core.checkpoint.layout import FileFacts, adapter_files, checkpoint_
 from trainer_core.config.plan import Pictures, Shown
 from trainer_core.config.plan.pictures import USUAL_SHARE
 from trainer_core.engine.control import check_control, check_stop
+from trainer_core.engine.previews import clear_preview, make_preview_if_due
 from trainer_core.engine.reporting import (
     report_picture,
     report_stage,
@@ -34,7 +36,7 @@ from trainer_core.errors import CheckpointError
 from trainer_core.export.origin import ADAPTER_NAME, LIVE_FOLDER
 from trainer_core.faultpoints import fault_point
 from trainer_core.hidream.loading import load_scheduler
-from trainer_core.hidream.samplers import named_sampler
+from trainer_core.hidream.samplers import Taken, named_sampler
 from trainer_core.hidream.timestep_sampling import AutoShift
 from trainer_core.painting.options import SamplingOptions
 from trainer_core.process.stat import age_s
@@ -67,6 +69,7 @@ def make_first_pictures(run: Run, state: TrainingState) -> None:
     """
     pictures = run.plan.operation.pictures
     assert pictures is not None
+    clear_preview(run)  # a process that was killed has left it
     shown: tuple[Shown, ...] = ()
     if state.step == 0:
         has_start = run.plan.identity.start_adapter is not None
@@ -115,6 +118,7 @@ def _make(
     finally:
         painter.scores.report()
         painter.tell_left_out()
+        clear_preview(run)
         torch.cuda.empty_cache()  # steps from graphs cannot use what sampling has kept
     state.throughput.start(state.step)
 
@@ -230,7 +234,7 @@ class _Painter:
                     Path(run.job.base_model_dir),
                     texts=(read(index.prompts[texts[0]]), read(index.prompts[texts[1]])),
                     options=options,
-                    after_step=self._after_sampler_step,
+                    after_step=partial(self._after_sampler_step, picture),
                 )
         except torch.OutOfMemoryError:
             return None
@@ -242,10 +246,11 @@ class _Painter:
             return nullcontext()
         return adapter.switch.exported(self._pictures.strength_of(picture.prompt))
 
-    def _after_sampler_step(self) -> None:
+    def _after_sampler_step(self, picture: Picture, number: int, taken: Taken) -> None:
         # Where memory fails on one of several ranks, it makes fewer steps than the others.
         if self._run.backend.ranks == 1:
             check_stop(self._run)
+        make_preview_if_due(self._run, self._state, picture, number, taken)
 
     def tell_left_out(self) -> None:
         """Warn of the pictures that were left out."""

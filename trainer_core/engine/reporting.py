@@ -138,6 +138,34 @@ def report_sample(run: Run, state: TrainingState, path: str) -> None:
     _emit(run, state, "sample", {"path": path, "prompt": run.plan.operation.sample_prompt})
 
 
+def report_preview(
+    run: Run,
+    state: TrainingState,
+    picture: Picture,
+    *,
+    path: str,
+    size_px: tuple[int, int],
+    sampler_step: int,
+    sampler_steps: int,
+) -> None:
+    """A preview of a picture: how far its sampler is, and where the newest one is.
+
+    ``size_px``: width and height of the preview.
+    """
+    fields: dict[str, JsonValue] = {
+        "path": path,
+        "picture": picture.path.as_posix(),
+        "name": picture.prompt.name,
+        "weights": picture.shown,
+        "seed": picture.seed,
+        "width_px": size_px[0],
+        "height_px": size_px[1],
+        "sampler_step": sampler_step,
+        "sampler_steps": sampler_steps,
+    }
+    _emit(run, state, "preview", fields)
+
+
 def report_picture(
     run: Run,
     state: TrainingState,

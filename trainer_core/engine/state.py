@@ -23,6 +23,7 @@ from trainer_core.process.job import Job
 from trainer_core.validation.evaluation import EvaluationSet, evaluation_set
 from trainer_core.validation.evaluations import Evaluations
 from trainer_core.validation.fixed_loss import EvaluationSample, evaluation_samples
+from trainer_core.validation.previews import Decoder
 
 if TYPE_CHECKING:
     from trainer_core.validation.clip_score import ClipScorer
@@ -116,6 +117,16 @@ class Scoring:
 
 
 @dataclass(kw_only=True, slots=True)
+class PreviewState:
+    """What this process makes previews with."""
+
+    decode: Decoder | None = None
+    """None before the first."""
+    has_failed: bool = False
+    """One could not be made, and no more are."""
+
+
+@dataclass(kw_only=True, slots=True)
 class TrainingState:
     """The part of a run that changes with each step. The tensors are in the backend."""
 
@@ -138,6 +149,7 @@ class TrainingState:
     """Metrics of the current step; None once they are reported."""
     pictures: PictureTimes = field(default_factory=PictureTimes)
     scoring: Scoring = field(default_factory=Scoring)
+    previews: PreviewState = field(default_factory=PreviewState)
 
 
 def open_run(job: Job, loaded: LoadedRun, events: EventWriter, control: Control) -> Run:

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderTiny,
     FlowMatchEulerDiscreteScheduler,
     HiDreamImageTransformer2DModel,
 )
@@ -126,6 +127,23 @@ def load_vae(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
     if vae.config.shift_factor is None:
         raise BaseModelError(f"{folder / 'vae'}: shift_factor is not set")
     return vae.eval().requires_grad_(False)
+
+
+def load_tiny_decoder(name: str) -> AutoencoderTiny:
+    """A Tiny AutoEncoder of diffusers, in fp32 on the CPU, in eval mode and frozen.
+
+    Args:
+        name: its folder, or the name of a model that is in the Hub's cache on this machine.
+
+    Raises:
+        BaseModelError: there is none in safetensors.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):  # its first weights are random
+            tiny = AutoencoderTiny.from_pretrained(name, dtype=torch.float32, **_WEIGHTS)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise BaseModelError(f"{name}: no AutoencoderTiny in safetensors: {error}") from error
+    return tiny.eval().requires_grad_(False)
 
 
 def load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:

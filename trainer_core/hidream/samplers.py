@@ -4,6 +4,7 @@ All are schedulers of flow matching. The three published HiDream-I1 models name 
 (Dev and Fast, which are distilled).
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -28,7 +29,52 @@ _NAMES: Final[dict[str, Sampler]] = {
 """``_class_name`` in scheduler_config.json → the sampler."""
 
 
-class SeededLcm(FlowMatchLCMScheduler):  # type: ignore[misc]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """A step that a sampler has taken. Letters: N images, C channels, h × w cells."""
+
+    noisy_NChw: torch.Tensor
+    """The latents before the step."""
+    velocity_NChw: torch.Tensor
+    """What the network said of them, with guidance: from data to noise."""
+    sigma: torch.Tensor
+    """Their noise level, 0-dimensional."""
+
+    def clean(self) -> torch.Tensor:
+        """The latents without noise as the network saw them at this step, [N, C, h, w] in fp32.
+
+        In flow matching noisy = (1 - sigma) clean + sigma noise and velocity = noise - clean, so
+        clean = noisy - sigma velocity, whatever the sampler does with it then.
+        """
+        sigma = self.sigma.to(self.noisy_NChw.device, torch.float32)
+        return self.noisy_NChw.float() - sigma * self.velocity_NChw.float()
+
+
+class _Remembering:
+    """Keeps what each step was taken from, for the schedulers of diffusers."""
+
+    taken: Taken | None = None
+    """The last step; None before the first."""
+
+    def step(
+        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **options: Any
+    ) -> Any:
+        own: Any = self
+        done = super().step(model_output, timestep, sample, **options)  # type: ignore[misc]
+        sigma = own.sigmas[own.step_index - 1]
+        self.taken = Taken(noisy_NChw=sample, velocity_NChw=model_output, sigma=sigma)
+        return done
+
+
+class Euler(_Remembering, FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+    """diffusers' Euler sampler, which keeps what its last step was taken from."""
+
+
+class UniPc(_Remembering, UniPCMultistepScheduler):  # type: ignore[misc]
+    """diffusers' UniPC sampler, which keeps what its last step was taken from."""
+
+
+class SeededLcm(_Remembering, FlowMatchLCMScheduler):  # type: ignore[misc]
     """diffusers' LCM sampler with the noise of each step from a generator of its own.
 
     diffusers' pipeline passes none, so that the noise would come from torch's global generator.
@@ -37,11 +83,15 @@ class SeededLcm(FlowMatchLCMScheduler):  # type: ignore[misc]
     generator: torch.Generator | None = None
     """Set before the first step."""
 
-    def step(self, *args: Any, **options: Any) -> Any:
-        return super().step(*args, **{**options, "generator": self.generator})
+    def step(
+        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **options: Any
+    ) -> Any:
+        return super().step(
+            model_output, timestep, sample, **{**options, "generator": self.generator}
+        )
 
 
-Scheduler: TypeAlias = FlowMatchEulerDiscreteScheduler | UniPCMultistepScheduler | SeededLcm
+Scheduler: TypeAlias = Euler | UniPc | SeededLcm
 
 
 def named_sampler(folder: Path) -> Sampler:
@@ -76,11 +126,11 @@ def load_sampler(
             "flow_shift": size,
             "use_dynamic_shifting": False,
         }
-        unipc: Scheduler = UniPCMultistepScheduler.from_config({**kept, **flow})
+        unipc: Scheduler = UniPc.from_config({**kept, **flow})
         return unipc
     if shift is not None:
         kept["use_dynamic_shifting"] = False  # it would replace the shift
-    cls = FlowMatchEulerDiscreteScheduler if wanted == "euler" else SeededLcm
+    cls = Euler if wanted == "euler" else SeededLcm
     found: Scheduler = cls.from_config({**kept, "shift": size})
     return found
 

@@ -1,9 +1,12 @@
 """Images to latents and back. Letters: N images, C channels (16), h × w cells of 8 px."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch import nn
 
 
 class Moments(NamedTuple):
@@ -35,15 +38,26 @@ def draw_latents(
     return (mean + std * noise - shift) * scale
 
 
-def latent_shift_and_scale(vae: AutoencoderKL) -> tuple[float, float]:
+def latent_shift_and_scale(vae: AutoencoderKL | AutoencoderTiny) -> tuple[float, float]:
     """From the VAE's config. The transformer's latents are (latents - shift) * scale."""
     return float(vae.config.shift_factor), float(vae.config.scaling_factor)
 
 
 @torch.no_grad()
-def decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+def decode(vae: AutoencoderKL | AutoencoderTiny, latents: torch.Tensor) -> torch.Tensor:
     """Images [N, 3, H, W] in about [-1, 1], fp32, from latents in the transformer's convention."""
     shift, scale = latent_shift_and_scale(vae)
     unscaled = (latents / scale + shift).to(vae.device, vae.dtype)
     pictures: torch.Tensor = vae.decode(unscaled, return_dict=False)[0]
     return pictures.float()
+
+
+@contextmanager
+def on_device(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """On the device within the block; afterwards where it was."""
+    home = next(module.parameters()).device
+    try:
+        module.to(device)
+        yield
+    finally:
+        module.to(home)

@@ -10,11 +10,14 @@ from diffusers import AutoencoderKL, HiDreamImagePipeline
 from PIL import Image
 from torch import nn
 
-from trainer_core.hidream.samplers import Scheduler, SeededLcm
+from trainer_core.hidream.samplers import Scheduler, SeededLcm, Taken
 from trainer_core.hidream.text import TextEmbeddings
-from trainer_core.hidream.vae import decode
+from trainer_core.hidream.vae import decode, on_device
 from trainer_core.painting.guidance import RescaledGuidance
 from trainer_core.painting.options import SamplingOptions
+
+AfterStep = Callable[[int, Taken], None]
+"""Gets the number of a sampler's step, from 1, and the step, once it is taken."""
 
 
 def pipeline_for_sampling(
@@ -48,7 +51,7 @@ def sample_image(
     negative: TextEmbeddings,
     *,
     options: SamplingOptions,
-    after_step: Callable[[], None] = lambda: None,
+    after_step: AfterStep = lambda _number, _taken: None,
 ) -> Image.Image:
     """One image of exactly the requested size.
 
@@ -80,8 +83,9 @@ def sample_image(
     if isinstance(scheduler, SeededLcm):
         scheduler.generator = generator
 
-    def ended(*_: Any) -> dict[str, Any]:
-        after_step()
+    def ended(_pipeline: Any, before: int, *_: Any) -> dict[str, Any]:
+        assert scheduler.taken is not None
+        after_step(before + 1, scheduler.taken)
         return {}
 
     with torch.random.fork_rng(devices=[]), _eval_mode(transformer), torch.no_grad():
@@ -100,7 +104,7 @@ def sample_image(
             output_type="latent",
             callback_on_step_end=ended,
         ).images
-        with _moved_to(vae, latents.device):
+        with on_device(vae, latents.device):
             decoded = decode(vae, latents)
         images = pipeline.image_processor.postprocess(decoded, output_type="pil")
     image: Image.Image = images[0]
@@ -113,17 +117,6 @@ def _guided(transformer: nn.Module, options: SamplingOptions) -> nn.Module:
     return RescaledGuidance(
         transformer, guidance=options.guidance, rescale=options.guidance_rescale
     )
-
-
-@contextmanager
-def _moved_to(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """On the device within the block; afterwards where it was."""
-    home = next(module.parameters()).device
-    try:
-        module.to(device)
-        yield
-    finally:
-        module.to(home)
 
 
 def _accept_size(pipeline: HiDreamImagePipeline, width_px: int, height_px: int) -> None:

@@ -71,6 +71,13 @@ def step_facts(event: Event) -> str:
     return ", ".join(facts)
 
 
+def preview_facts(event: Event) -> str:
+    """``boat at step 12 of 30 of its sampler: samples/preview.png`` of a ``preview`` event."""
+    data = event.data
+    done = f"{data['sampler_step']} of {data['sampler_steps']}"
+    return f"{data['name']} at step {done} of its sampler: {data['path']}"
+
+
 def outcome_line(event: Event) -> str:
     """The line shown for an event on either kind of console; empty for most events."""
     data = event.data

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from trainer_core.disk import writing
 
 EventName = Literal[
-    "plan", "stage", "step", "eval", "checkpoint", "sample", "warning",
+    "plan", "stage", "step", "eval", "checkpoint", "preview", "sample", "warning",
     "finished", "stopped", "failed",
 ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from trainer_core.hidream.samplers import load_sampler
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.painting.network import transformer_of
 from trainer_core.painting.options import SamplingOptions
-from trainer_core.painting.sampling import sample_image
+from trainer_core.painting.sampling import AfterStep, sample_image
 
 
 def sample_network(
@@ -24,7 +24,7 @@ def sample_network(
     *,
     texts: tuple[TextEmbeddings, TextEmbeddings],
     options: SamplingOptions,
-    after_step: Callable[[], None] = lambda: None,
+    after_step: AfterStep = lambda _number, _taken: None,
 ) -> Image.Image:
     """One image of the network's parameters as they are.
 

@@ -249,3 +249,48 @@ def what_has_no_time_is_left_out(plan: Plan, environment: Environment) -> None:
     expect([warning["code"] for warning in warnings], ["picture_time"])
     assert warnings[0]["message"].startswith("2 of 3 pictures after step 0 are left out")
     assert "validation_time_share (1e-06)" in warnings[0]["message"]
+
+
+_PREVIEWS: Final = Files(
+    config={
+        **_PICTURES.config,
+        "validation_num_inference_steps": 5,
+        "validation_preview": True,
+        "validation_preview_steps": 2,
+    }
+)
+
+
+def _events(plan: Plan, environment: Environment) -> dict[str, list[dict[str, Any]]]:
+    """The previews and warnings while the pictures of a step are made."""
+    file = environment.new_folder() / "events.jsonl"
+    with EventWriter(file) as events:
+        run = _opened(plan, environment, events)
+        make_pictures(run, TrainingState(throughput=Throughput(run.last_step)))
+    every = [json.loads(line) for line in file.open()]
+    return {name: [e for e in every if e["event"] == name] for name in ("preview", "warning")}
+
+
+@GROUP.observes("operation.pictures.previews.steps", files=_PREVIEWS, reset=1)
+def every_second_step_of_the_sampler_has_a_preview(plan: Plan, environment: Environment) -> None:
+    previews = _events(plan, environment)["preview"]
+    expect([(each["sampler_step"], each["sampler_steps"]) for each in previews], [(2, 5), (4, 5)])
+
+
+@GROUP.observes(
+    "operation.pictures.previews.autoencoder",
+    files=Files(
+        config={
+            **_PREVIEWS.config,
+            "validation_num_inference_steps": 2,
+            "validation_preview_autoencoder": "no/such/one",
+        }
+    ),
+    reset=None,
+)
+def an_autoencoder_that_is_missing_is_told(plan: Plan, environment: Environment) -> None:
+    """Previews are made without it."""
+    events = _events(plan, environment)
+    expect([warning["code"] for warning in events["warning"]], ["preview_autoencoder"])
+    assert "no/such/one: no AutoencoderTiny in safetensors" in events["warning"][0]["message"]
+    expect(len(events["preview"]), 1)

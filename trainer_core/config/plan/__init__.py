@@ -49,6 +49,7 @@ from trainer_core.config.plan.pictures import (
     PicturePrompt,
     Pictures,
     PictureSize,
+    Previews,
     Sampler,
     Shown,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "Place",
     "Plan",
     "Precision",
+    "Previews",
     "Publication",
     "Quantization",
     "Sampler",

@@ -38,12 +38,23 @@ class PictureSize(Frozen):
     height_px: int = Field(ge=16)
 
 
+class Previews(Frozen):
+    """Small pictures of what a sampler makes, while it makes it."""
+
+    steps: int = Field(ge=1)
+    """One after every n-th step of the sampler."""
+    autoencoder: str | None
+    """The Tiny AutoEncoder that decodes them: its folder, or the name of a model in the Hub's cache
+    on the machine. None: a linear map that is fitted to the VAE."""
+
+
 class Pictures(Sparse):
     """Which pictures a run makes, when, and how."""
 
     left_out: ClassVar = (
         *("guidance_rescale", "after_step", "after_epoch", "strength", "time_share"),
         "clip_model",
+        "previews",
     )
 
     prompts: Many[PicturePrompt] = Field(min_length=1)
@@ -80,6 +91,8 @@ class Pictures(Sparse):
     clip_model: str | None = None
     """Folder or repository of the CLIP model that scores each picture, in a local run; None: no
     picture is scored."""
+    previews: Previews | None = None
+    """None: nothing is shown of a picture before it is done."""
 
     def strength_of(self, prompt: PicturePrompt) -> float:
         """Of the adapter in the pictures of one of the prompts."""

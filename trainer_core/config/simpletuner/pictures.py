@@ -2,7 +2,14 @@
 
 from typing import Any, Final
 
-from trainer_core.config.plan import EmaPictures, PicturePrompt, Pictures, PictureSize, Sampler
+from trainer_core.config.plan import (
+    EmaPictures,
+    PicturePrompt,
+    Pictures,
+    PictureSize,
+    Previews,
+    Sampler,
+)
 from trainer_core.config.plan.pictures import FREE_S, USUAL_SHARE
 from trainer_core.config.simpletuner.ema import keeps_mean
 from trainer_core.config.simpletuner.model import is_full_rank
@@ -115,6 +122,29 @@ _TIME_SHARE: Final[Option[float | None]] = PICTURES.number(
     above=0,
     at_most=1,
 )
+_PREVIEW: Final = PICTURES.flag(
+    "validation_preview",
+    False,
+    "In a local run: while a picture is sampled, samples/preview.png below the output folder shows "
+    "what it is going to be. The service makes no previews.",
+)
+PICTURES.unlike(
+    _PREVIEW,
+    "Needs no webhook and no Tiny AutoEncoder: a linear map fitted to the VAE gives the colours.",
+)
+_PREVIEW_STEPS: Final = PICTURES.integer(
+    "validation_preview_steps",
+    1,
+    "With validation_preview: a new preview after every n-th step of the sampler.",
+    at_least=1,
+    at_most=MAX_STEPS,
+)
+_PREVIEW_DECODER: Final = PICTURES.path(
+    "validation_preview_autoencoder",
+    "Reverie's own, with validation_preview: a Tiny AutoEncoder of the base model's VAE, which "
+    "shows more than colours: the folder of diffusers' AutoencoderTiny in safetensors, or the name "
+    "of a model in the Hub's cache on this machine, such as madebyollin/taef1 for HiDream-I1.",
+)
 PICTURES.differs(
     "validation_prompt_library",
     "the prompts that SimpleTuner brings are not painted: write yours into user_prompt_library.",
@@ -131,10 +161,6 @@ PICTURES.differs(
 PICTURES.differs(
     "validation_seed_source", "noise is drawn on the CPU, and is the same on every device.", "cpu"
 )
-PICTURES.differs(
-    "validation_preview", "a picture is shown when it is done, not while it is sampled."
-)
-PICTURES.no_effect("validation_preview_steps", "No previews are made while a picture is sampled.")
 PICTURES.differs(
     "validation_adapter_path validation_adapter_name validation_adapter_config",
     "pictures show the model that is trained, without a further adapter: paint with that by "
@@ -176,6 +202,9 @@ _OF_PICTURES: Final[tuple[Option[Any], ...]] = (
     _SCHEDULER,
     _STRENGTH,
     _TIME_SHARE,
+    _PREVIEW,
+    _PREVIEW_STEPS,
+    _PREVIEW_DECODER,
 )
 """Those that have no effect where no pictures are made."""
 
@@ -226,6 +255,7 @@ def pictures_of(
         after_epoch=config[_AFTER_EPOCH],
         strength=1.0 if is_full_rank(config) else config[_STRENGTH],
         time_share=config[_TIME_SHARE],
+        previews=_previews_of(config),
     )
     at_once = len(pictures.prompts) * len(pictures.sizes) * len(pictures.seeds)
     if at_once > _MAX_AT_ONCE:
@@ -235,6 +265,24 @@ def pictures_of(
         )
         config.problem(_IMAGES if config.given(_IMAGES) else PROMPT, "bad_value", message)
     return pictures
+
+
+def _previews_of(config: Options) -> Previews | None:
+    why = None
+    if not config[_PREVIEW]:
+        why = "without validation_preview"
+    elif config[_PREVIEW_STEPS] > config[STEPS]:
+        more = f"with validation_preview_steps above the {config[STEPS]} steps of the sampler"
+        config.idle(more, _PREVIEW)
+        return None
+    elif config.source == "http":
+        why = "in the service"
+        message = "the service makes no previews: a picture is there once it is stored."
+        config.differs(_PREVIEW, message)
+    if why is not None:
+        _tell_idle(config, why, _PREVIEW_STEPS, _PREVIEW_DECODER)
+        return None
+    return Previews(steps=config[_PREVIEW_STEPS], autoencoder=config[_PREVIEW_DECODER])
 
 
 def _tell_idle(config: Options, why: str, *options: Option[Any]) -> None:
