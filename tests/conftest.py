@@ -7,6 +7,7 @@ import signal
 import structlog
 
 from tests.support.forking import session_folder
+from tests.support.trusting import trust_one
 
 # Before anything imports triton: its interpreter runs the kernels on CPU tensors. `make test-gpu`
 # sets 0, and so compiles them.
@@ -40,11 +41,11 @@ pytest_plugins = [
 
 
 def pytest_configure() -> None:
-    """Plain tracebacks in logs, no ignored SIGINT, and servers that pytest's workers share.
+    """Plain tracebacks in logs, no ignored SIGINT, and what pytest's workers share.
 
     A background job of `sh` ignores SIGINT, and child processes inherit that.
     """
-    session_folder()
+    trust_one(session_folder())
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # With every local variable of every frame, as is usual, a traceback takes ten seconds.

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.trusting import outside
 from trainer_core.base_models.known import PUBLISHED
 from trainer_core.config.plan.problems import PlanError, texts_of
 from trainer_core.config.simpletuner.importer import import_run
@@ -59,7 +60,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     any_python = ["--python-version", "3.12", "--only-binary=:all:"]
     command = [*pip, "--dest", str(folder), *any_python, f"simpletuner=={VERSION}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=outside(), capture_output=True, text=True, timeout=300, check=False
+    )
     found = list(folder.glob("*.whl"))
     if not found:
         pytest.skip(f"the wheel cannot be fetched: {done.stderr.strip()[-200:]}")
