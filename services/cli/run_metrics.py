@@ -30,7 +30,8 @@ def metrics(
 ) -> None:
     """Show loss, learning rate and other numbers of a run over its steps.
 
-    A step that was taken again after a failure counts once.
+    A step that was taken again after a failure counts once. Evaluation losses follow, where the
+    run measures them.
     """
     invocation: Invocation = ctx.obj
     wanted = [] if names == "?" else names.split(",")
@@ -55,6 +56,7 @@ def metrics(
             [name.upper().replace("_", " ") for name in _COLUMNS],
             [["-" if cell is None else _short(cell) for cell in row] for row in _rows(found)],
         )
+        _print_evaluations(found)
 
 
 def _rows(found: "Metrics") -> list[list[object]]:
@@ -71,6 +73,18 @@ def _rows(found: "Metrics") -> list[list[object]]:
             strict=True,
         )
     ]
+
+
+def _print_evaluations(found: "Metrics") -> None:
+    measured = found.get("evaluations", [])  # an API of before has none
+    if not measured:
+        return
+    output.print_note(f"evaluation loss  {sparkline([each['mean'] for each in measured])}")
+    rows = [[each["step"], each["mean"], each["low"], each["high"]] for each in measured]
+    output.print_table(
+        ["STEP", "MEAN", "LOW", "HIGH"],
+        [["-" if cell is None else _short(cell) for cell in row] for row in rows],
+    )
 
 
 def _short(cell: object) -> str:

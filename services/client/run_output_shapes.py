@@ -62,6 +62,15 @@ class MetricSeries(TypedDict):
     max: list[float | None]
 
 
+class EvaluationLoss(TypedDict):
+    """One measurement of the evaluation loss, with its 95 % confidence interval."""
+
+    step: int
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
 class Metrics(TypedDict):
     """Numbers that training reports with its steps."""
 
@@ -71,6 +80,8 @@ class Metrics(TypedDict):
     """What the run reports with its newest steps."""
     every_nth_event: int
     series: list[MetricSeries]
+    evaluations: list[EvaluationLoss]
+    """The newest 1,000 in order of steps."""
 
 
 class Sample(TypedDict):

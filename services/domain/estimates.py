@@ -234,11 +234,16 @@ def _of_end(work: dict[str, Any]) -> float:
     return 64 * float(work["pass_flops"]) + float(work["sample_flops"])
 
 
-def _pictures_s(work: dict[str, Any], *, steps: int, has_started: bool, end_s: float) -> float:
-    """Of the pictures that are made while it trains, by ``end_s``, the time of ``_of_end``."""
-    flops = steps * float(work.get("pictures_flops_a_step", 0.0))  # older ones have no such key
+def _watching_s(work: dict[str, Any], *, steps: int, has_started: bool, end_s: float) -> float:
+    """Of pictures and evaluations while it trains, by ``end_s``, the time of ``_of_end``."""
+
+    def of(name: str) -> float:
+        return float(work.get(name, 0.0))  # older ones have no such key
+
+    flops = steps * (of("pictures_flops_a_step") + of("evaluations_flops_a_step"))
+    flops += of("evaluation_flops")  # after the last step
     if not has_started:
-        flops += float(work.get("first_pictures_flops", 0.0))
+        flops += of("first_pictures_flops") + of("evaluation_flops")
     return end_s * flops / _of_end(work)
 
 
@@ -284,15 +289,15 @@ def _forecast(
         saving_s = task.checkpoints * checkpoint_s
     else:
         training_s, saving_s = task.steps * task.own_step_s, 0.0
-    pictures_s = _pictures_s(task.work, steps=task.steps, has_started=task.has_started, end_s=end_s)
-    its_pictures_s = _pictures_s(
+    watching_s = _watching_s(task.work, steps=task.steps, has_started=task.has_started, end_s=end_s)
+    its_watching_s = _watching_s(
         attempt.work, steps=attempt.num_steps, has_started=False, end_s=attempt.end_s or 0.0
     )
     its_steps_s = attempt.num_steps * attempt.step_s
-    beside_steps_s = max(0.0, attempt.charged_s - its_steps_s - its_pictures_s)
+    beside_steps_s = max(0.0, attempt.charged_s - its_steps_s - its_watching_s)
     return _Forecast(
-        seconds=max(1e-3, before_s + training_s + saving_s + pictures_s + end_s),
-        charged_s=training_s + pictures_s + beside_steps_s,
+        seconds=max(1e-3, before_s + training_s + saving_s + watching_s + end_s),
+        charged_s=training_s + watching_s + beside_steps_s,
     )
 
 

@@ -43,15 +43,15 @@ def retire(conn: Connection, run_id: str, plan: Mapping[str, Any]) -> None:
 
 
 # Where an attempt has measured a step again, the later one counts. A JSON number may be larger than
-# any float.
+# any float. Checkpoints are few, and an index has what was measured at a step.
 _BEST: Final = """
-SELECT step FROM (
-    SELECT DISTINCT ON (step) step, data -> 'mean' AS mean FROM events JOIN checkpoints
-        USING (tenant_id, run_id, step)
-    WHERE run_id = %s AND type = 'eval' AND data ->> 'name' = 'evaluation'
-    ORDER BY step, seq DESC
+SELECT step FROM checkpoints CROSS JOIN LATERAL (
+    SELECT data -> 'mean' AS mean FROM events
+    WHERE events.tenant_id = checkpoints.tenant_id AND events.run_id = checkpoints.run_id
+        AND events.step = checkpoints.step AND type = 'eval' AND data ->> 'name' = 'evaluation'
+    ORDER BY seq DESC LIMIT 1
 ) AS measured
-WHERE jsonb_typeof(mean) = 'number' ORDER BY mean::numeric, step LIMIT 1
+WHERE run_id = %s AND jsonb_typeof(mean) = 'number' ORDER BY mean::numeric, step LIMIT 1
 """
 
 

@@ -104,3 +104,51 @@ def bins(
     }
     with conn.cursor(row_factory=class_row(Bin)) as cursor:
         return cursor.execute(_BINS, facts).fetchall()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationLoss:
+    """One measurement; None stands for a number that is not finite, or not known."""
+
+    step: int
+    mean: float | None
+    low: float | None
+    """Ends of the 95 % confidence interval of the mean."""
+    high: float | None
+
+
+MOST_EVALUATIONS: Final = 1000
+# As in _BINS: what was measured of lost steps does not count, and of a step the later one does.
+_EVALUATIONS: Final = """
+WITH lineage AS (
+    SELECT fence, min(from_step) OVER (
+        ORDER BY fence ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS until_step
+    FROM attempts WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s
+), measured AS (
+    SELECT DISTINCT ON (step) step, data FROM events LEFT JOIN lineage USING (fence)
+    WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s AND type = 'eval'
+        AND data->>'name' = 'evaluation' AND (until_step IS NULL OR step <= until_step)
+    ORDER BY step DESC, fence DESC, seq DESC LIMIT %(limit)s
+), numbers AS (
+    SELECT step, name,
+        CASE WHEN jsonb_typeof(data->name) = 'number' AND abs((data->name)::numeric) < 1e100
+            THEN (data->name)::float8 END AS number
+    FROM measured CROSS JOIN unnest('{mean,low,high}'::text[]) AS wanted (name)
+)
+SELECT step, max(number) FILTER (WHERE name = 'mean') AS mean,
+    max(number) FILTER (WHERE name = 'low') AS low,
+    max(number) FILTER (WHERE name = 'high') AS high
+FROM numbers GROUP BY step ORDER BY step
+"""
+
+
+def evaluations(
+    conn: Connection, tenant_id: str, run_id: str, *, limit: int = MOST_EVALUATIONS
+) -> list[EvaluationLoss]:
+    """The evaluation losses of the steps that the run goes on from, in order of steps.
+
+    ``limit``: of the newest ones.
+    """
+    facts = {"tenant_id": tenant_id, "run_id": run_id, "limit": limit}
+    with conn.cursor(row_factory=class_row(EvaluationLoss)) as cursor:
+        return cursor.execute(_EVALUATIONS, facts).fetchall()

@@ -189,13 +189,19 @@ def test_metrics_are_named_and_reduced(tenant: Tenant, tenant_db: TenantDatabase
     path = f"/v1/runs/{claim.run_id}/metrics"
     empty = tenant.get(path)
     assert (empty["names"], empty["series"], empty["every_nth_event"]) == ([], [], 1)
+    assert empty["evaluations"] == []
     events = [
         ChildEvent(type="step", step=step, data={"loss": step / 2, "learning_rate": None})
         for step in range(1, 11)
     ]
     tenant_db.ledger.event(claim.run_id, claim.fence, events)
 
+    measured = {"name": "evaluation", "mean": 0.5, "low": 0.25, "high": 0.75, "images": 4}
+    event = ChildEvent(type="eval", step=10, data=measured)
+    tenant_db.ledger.event(claim.run_id, claim.fence, [event])
+
     assert tenant.get(path)["names"] == ["loss"]
+    assert tenant.get(path)["evaluations"] == [{"step": 10, "mean": 0.5, "low": 0.25, "high": 0.75}]
     body = tenant.get(f"{path}?names=loss,learning_rate&points=2")
     loss, rate = body["series"]
     assert loss == {
@@ -253,6 +259,9 @@ def test_commands_follow_the_log_and_draw_the_metrics(
     printing.print("four\n")
     assert following.stdout.readline() == "four\n"
     events = [ChildEvent(type="step", step=n, data={"loss": n / 4}) for n in range(1, 5)]
+    for step, mean in ((0, 0.75), (4, 0.625)):
+        data = {"name": "evaluation", "mean": mean, "low": 0.5, "high": None}
+        events.append(ChildEvent(type="eval", step=step, data=data))
     tenant_db.ledger.event(claim.run_id, claim.fence, events)
     tenant_db.ledger.hand_back(claim.run_id, claim.fence, Outcome.STOPPED, None)
     tenant.post(f"/v1/runs/{claim.run_id}:cancel", {})
@@ -270,7 +279,9 @@ def test_commands_follow_the_log_and_draw_the_metrics(
         name: (*each.communicate(timeout=60), each.returncode) for name, each in started.items()
     }
     assert "loss  ▁▃▆█" in told["drawn"][1]
+    assert "evaluation loss  █▁" in told["drawn"][1]
     assert "0.25" in told["drawn"][0]
+    assert "0.625" in told["drawn"][0]
     assert told["csv"][0].splitlines() == [
         "metric,first_step,last_step,count,mean,min,max",
         "loss,1,2,2,0.375,0.25,0.5",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.domain.ledger import ChildEvent, Claim, Outcome
-from services.store import run_metrics
+from services.store import checkpoint_retention, run_metrics
 from services.store.run_metrics import Bin
 from tests.support.runs import TenantDatabase, checkpoint_at
 
@@ -92,6 +92,53 @@ def test_a_metric_that_is_no_number_has_no_value(tenant_db: TenantDatabase) -> N
         scope = (conn, tenant_db.tenant_id, claim.run_id)
         assert run_metrics.names(*scope, newest_seq=100) == ["loss"]
         assert run_metrics.names(conn, "ten_other", claim.run_id, newest_seq=100) == []
+
+
+def test_evaluations_are_those_of_the_steps_that_the_run_goes_on_from(
+    tenant_db: TenantDatabase,
+) -> None:
+    def measure(claim: Claim, step: int, mean: Any, **more: Any) -> None:
+        data = {"name": "evaluation", "mean": mean, "low": 0.5, "high": 2.5, **more}
+        others = [{"name": "probe", "mean": 9.0}, {"name": "clip", "mean": 9.0}]
+        events = [ChildEvent(type="eval", step=step, data=each) for each in (*others, data)]
+        tenant_db.ledger.event(claim.run_id, claim.fence, events)
+
+    def found(limit: int = 1000) -> list[tuple[int, float | None]]:
+        with tenant_db.database.transaction() as conn:
+            scope = (conn, tenant_db.tenant_id, first.run_id)
+            assert run_metrics.evaluations(conn, "ten_other", first.run_id) == []
+            return [(e.step, e.mean) for e in run_metrics.evaluations(*scope, limit=limit)]
+
+    first = tenant_db.held()
+    assert found() == []
+    for step, mean in ((0, 3.0), (4, 2.0), (6, 1.0)):
+        measure(first, step, mean)
+    tenant_db.ledger.commit_checkpoint(first.run_id, first.fence, checkpoint_at(first, 4))
+    assert found() == [(0, 3), (4, 2), (6, 1)]
+    second = resumed(tenant_db, first)
+    assert found() == [(0, 3), (4, 2)]  # step 6 is lost
+    for step, value in ((6, 0.5), (6, 0.75), (8, math.nan), (10, 10**400), (12, "1")):
+        measure(second, step, value, low=None)
+    assert found() == [(0, 3), (4, 2), (6, 0.75), (8, None), (10, None), (12, None)]
+    assert found(limit=2) == [(10, None), (12, None)]
+    with tenant_db.database.transaction() as conn:
+        measured = run_metrics.evaluations(conn, tenant_db.tenant_id, first.run_id)
+    assert [(each.low, each.high) for each in measured[1:3]] == [(0.5, 2.5), (None, 2.5)]
+
+
+@pytest.mark.parametrize("name", ["_BEST", "_EVALUATIONS"])
+def test_measurements_are_found_by_an_index(tenant_db: TenantDatabase, name: str) -> None:
+    """However many steps a run has, only what was measured is read."""
+    claim = tenant_db.held()
+    query = {**vars(run_metrics), **vars(checkpoint_retention)}[name]
+    facts: Any = {"tenant_id": claim.tenant_id, "run_id": claim.run_id, "limit": 9}
+    with tenant_db.database.transaction() as conn:
+        conn.execute("SET LOCAL enable_seqscan = off")
+        rows = conn.execute(
+            f"EXPLAIN {query}", (claim.run_id,) if name == "_BEST" else facts
+        ).fetchall()
+    plan = "\n".join(row[0] for row in rows)
+    assert "events_measured" in plan, plan
 
 
 @pytest.mark.deep

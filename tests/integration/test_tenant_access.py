@@ -139,6 +139,7 @@ READS: dict[str, Call] = {
     "run_metrics.bins": lambda c, r: run_metrics.bins(
         c, r.ada, r.over.run_id, ["loss"], newest_seq=10, points=10
     ),
+    "run_metrics.evaluations": lambda c, r: run_metrics.evaluations(c, r.ada, r.over.run_id),
     "run_metrics.names": lambda c, r: run_metrics.names(
         c, r.ada, r.over.run_id, newest_seq=10
     ),

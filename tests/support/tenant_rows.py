@@ -79,6 +79,7 @@ def rows_of(database: Database) -> Rows:
     tenant.ledger.commit_checkpoint(claim.run_id, claim.fence, checkpoint_at(claim, 5))
     reported = [
         ChildEvent(type="step", step=5, data={"loss": 0.5}),
+        ChildEvent(type="eval", step=5, data={"name": "evaluation", "mean": 0.5}),
         sample_event(5, png()),
         ChildEvent(type="sample", step=5, data={"prompt": "a boat"}),
     ]

@@ -35,6 +35,21 @@ def test_pictures_while_it_trains_are_work() -> None:
     assert (none.first_pictures_flops, none.pictures_flops_a_step) == (0, 0)
 
 
+def test_evaluations_are_work() -> None:
+    measured = {"eval_steps_interval": 50, "num_eval_images": 6, "eval_timesteps": 5}
+    work = work_of(plan(**measured), TRUE_CONFIG, image_px=512**2)
+    assert work.evaluation_flops == 6 * 5 * work.pass_flops
+    assert work.evaluations_flops_a_step == work.evaluation_flops / 50
+    (only,) = (each.id for each in plan(**measured).identity.backends)
+    few = work_of(plan(**measured), TRUE_CONFIG, image_px=512**2, images={only: 2, "other": 9})
+    assert few.evaluation_flops == 2 * 5 * work.pass_flops
+    halves = {**measured, "eval_steps_interval": 0, "eval_epoch_interval": 0.5}
+    by_epochs = work_of(plan(**halves), TRUE_CONFIG, image_px=512**2, epoch_steps=20)
+    assert by_epochs.evaluations_flops_a_step == by_epochs.evaluation_flops / 10
+    none = work_of(plan(eval_loss_disable=True), TRUE_CONFIG, image_px=512**2)
+    assert (none.evaluation_flops, none.evaluations_flops_a_step) == (0, 0)
+
+
 def test_settings_that_choose_how_the_work_is_done_are_traits() -> None:
     usual = work_of(plan(), TRUE_CONFIG, image_px=512**2)
     for name, value in (

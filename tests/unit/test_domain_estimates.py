@@ -90,6 +90,20 @@ def test_pictures_take_the_time_that_the_end_shows() -> None:
     assert math.isclose(more.charged_s.p50 - plain.charged_s.p50, 210, rel_tol=1e-6)
 
 
+def test_evaluations_take_the_time_that_the_end_shows() -> None:
+    of = work()
+    end_flops = 64 * of["pass_flops"] + of["sample_flops"]
+    measured = {
+        **of,
+        "evaluation_flops": end_flops / 4,
+        "evaluations_flops_a_step": end_flops / 400,
+    }
+    plain, more = (estimated(whole_run(each, 1000), attempt(of)) for each in (of, measured))
+    # The end takes 20 s: a quarter of it before, a quarter after, and 10 quarters in between.
+    assert math.isclose(more.seconds.p50 - plain.seconds.p50, 60, rel_tol=1e-6)
+    assert math.isclose(more.charged_s.p50 - plain.charged_s.p50, 60, rel_tol=1e-6)
+
+
 def test_the_last_step_has_a_checkpoint_of_its_own() -> None:
     assert whole_run(work(interval=100), 250).checkpoints == 3
     assert whole_run(work(interval=100), 200).checkpoints == 2

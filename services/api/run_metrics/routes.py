@@ -1,5 +1,6 @@
 """/v1/runs/{run_id}/metrics: curves of a run, reduced by the database."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -7,7 +8,7 @@ from pydantic import Field
 
 from services.api.paging import DIGITS
 from services.api.routing import TenantRoute
-from services.api.run_metrics.shapes import Metrics, MetricSeries
+from services.api.run_metrics.shapes import EvaluationLoss, Metrics, MetricSeries
 from services.api.runs.lookup import find_run
 from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
@@ -46,11 +47,13 @@ def get_metrics(
         bins = run_metrics.bins(
             conn, tenant_id, run_id, wanted, newest_seq=newest_seq, points=points
         )
+        measured = run_metrics.evaluations(conn, tenant_id, run_id)
     return Metrics(
         run_id=run_id,
         names=known,
         every_nth_event=stride(newest_seq),
         series=[_series(name, [each for each in bins if each.name == name]) for name in wanted],
+        evaluations=[EvaluationLoss(**asdict(each)) for each in measured],
     )
 
 

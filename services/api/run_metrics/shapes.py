@@ -18,6 +18,17 @@ class MetricSeries(Shape):
     max: list[float | None]
 
 
+class EvaluationLoss(Shape):
+    """One measurement of the evaluation loss, with its 95 % confidence interval."""
+
+    step: int
+    mean: float | None
+    """Null: a loss was not finite."""
+    low: float | None
+    """Null where one image is measured."""
+    high: float | None
+
+
 class Metrics(Shape):
     """Numbers that training reports with its steps."""
 
@@ -29,3 +40,6 @@ class Metrics(Shape):
     """1: all stored events count. Of a run with more than 50,000 every second one, and so on."""
     series: list[MetricSeries]
     """In the order of the request; empty where it names none."""
+    evaluations: list[EvaluationLoss]
+    """The newest 1,000 in order of steps; a step that was measured again counts once. Empty where
+    the run measures none."""

@@ -1,5 +1,6 @@
 """Admission of one new run: it is admitted with its data index, refused, or postponed."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,7 @@ def _check_size(
             transformer_config,
             image_px=index.mean_px(),
             epoch_steps=epoch_steps_on(plan.identity, index),
+            images=Counter(sample.backend for sample in index.samples),
         ),
         max_steps=steps_on(plan.identity, index),
         too_large=too_large,

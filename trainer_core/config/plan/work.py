@@ -38,6 +38,11 @@ class Work(Frozen):
     """Of the pictures that are made while it trains, shared among the steps."""
     first_pictures_flops: float = 0.0
     """Of those before the first step."""
+    evaluation_flops: float = 0.0
+    """Of one measurement of the evaluation loss: one is made before the first step, one after the
+    last."""
+    evaluations_flops_a_step: float = 0.0
+    """Of those in between, shared among the steps."""
 
 
 def work_of(
@@ -46,6 +51,7 @@ def work_of(
     *,
     image_px: float,
     epoch_steps: float | None = None,
+    images: Mapping[str, int] | None = None,
 ) -> Work:
     """The work of a run.
 
@@ -54,6 +60,7 @@ def work_of(
         transformer: configuration of the base model's transformer.
         image_px: mean area in pixels of a picture that is trained on.
         epoch_steps: optimizer steps of an epoch; None: not known.
+        images: data backend → how many it has; None: as many as are asked for.
     """
     identity, operation = plan.identity, plan.operation
     pass_flops = _pass_flops(transformer, image_px)
@@ -61,6 +68,7 @@ def work_of(
     samples = identity.micro_batch_size * identity.accumulation_steps
     sample_px = operation.sample_width_px * operation.sample_height_px
     pictures = _picture_flops(operation, transformer)
+    evaluation = pass_flops * _evaluated_rows(plan, images)
     return Work(
         traits=_traits(plan),
         step_flops=samples * passes * pass_flops,
@@ -69,7 +77,34 @@ def work_of(
         checkpoint_interval=_checkpoint_interval(operation, epoch_steps),
         pictures_flops_a_step=pictures * _pictures_a_step(plan, epoch_steps),
         first_pictures_flops=pictures * _first_pictures(plan),
+        evaluation_flops=evaluation,
+        evaluations_flops_a_step=evaluation * _evaluations_a_step(plan, epoch_steps),
     )
+
+
+def _evaluated_rows(plan: Plan, images: Mapping[str, int] | None) -> int:
+    """Images of one measurement of the evaluation loss, each counted at every noise level."""
+    evaluation = plan.operation.evaluation
+    if evaluation is None:
+        return 0
+    training = (each.id for each in plan.identity.backends if each.role == "train")
+    measured = evaluation.backends or tuple(training)
+    limit = evaluation.images
+    counts = [limit if images is None else images.get(each, 0) for each in measured]
+    if evaluation.by_backend:
+        return evaluation.sigmas * sum(min(limit, count) for count in counts)
+    return evaluation.sigmas * min(limit, sum(counts))
+
+
+def _evaluations_a_step(plan: Plan, epoch_steps: float | None) -> float:
+    """How often, in the mean, the evaluation loss is measured after a step."""
+    evaluation = plan.operation.evaluation
+    if evaluation is None:
+        return 0.0
+    often = 0.0 if evaluation.step_interval is None else 1 / evaluation.step_interval
+    if evaluation.epoch_interval is not None and epoch_steps is not None:
+        often += 1 / (evaluation.epoch_interval * epoch_steps)
+    return min(often, 1.0)
 
 
 def _picture_flops(operation: Operation, transformer: Mapping[str, Any]) -> float:
