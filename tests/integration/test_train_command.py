@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.support.forked_training import child_command
+from tests.support.forking import TRAINING, server_of
 from tests.support.jobs import Event, events_in, start_train, train, wait_for_event
 from tests.support.small_jobs import STEPS, Small, named, small_job
 from tests.support.waiting import wait_until
@@ -234,20 +236,23 @@ def test_the_plan_event_reports_the_bases_preparation(
 def test_the_child_ends_with_its_supervisor(
     tiny_folder: Path, small_shards: Path, tmp_path: Path
 ) -> None:
-    """Another process starts the child, as its supervisor, and is killed."""
+    """Another process starts the child, as its supervisor, and is killed.
+
+    The child is a fork; the program that asked for it ends when the child does.
+    """
     job = small_job(tiny_folder, small_shards, tmp_path, max_train_steps=5000)
     (tmp_path / "job.json").write_text(json.dumps(job))
     script = (
-        "import subprocess, sys, time\n"
+        "import subprocess, sys\n"
         "from trainer_core.process.supervision import current_process_token as token\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'trainer_core', 'train',\n"
+        "child = subprocess.Popen([*sys.argv[1:], 'train',\n"
         "    '--job', 'job.json', '--events', 'events.jsonl', '--supervisor', token()])\n"
         "print(child.pid, flush=True)\n"
         "child.wait()\n"
     )
     root = str(Path(__file__).resolve().parents[2])
     supervisor = subprocess.Popen(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", script, *child_command(server_of(TRAINING).address)],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root},
         stdout=subprocess.PIPE,

@@ -115,11 +115,10 @@ class Fleet:
         """Start ``python -m services.<name without -n>``; its log is ``<home>/<name>.log``.
 
         Args:
-            fresh: neither it nor what it starts is a fork.
+            fresh: it is no fork; what it starts still is, where the fleet's processes are.
         """
         kind = name.partition("-")[0]
-        usual = f"services.{kind}"
-        module = usual if fresh else self._modules.get(kind, usual)
+        module = self._modules.get(kind, f"services.{kind}")
         arguments = ["--host", "127.0.0.1", "--port", str(self.port)] if kind == "api" else []
         imported = API if kind == "api" else SERVICES
         own = dict(_ONLY_FOR.get(kind, {}))
