@@ -1,5 +1,6 @@
 """Which pictures a run makes while it trains, by the options of SimpleTuner's files."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from tests.unit.config_examples import import_small, problems_of
 from trainer_core.config.plan import Pictures, PictureSize, Plan, Previews
 from trainer_core.config.plan.pictures import FREE_S
 from trainer_core.config.plan.problems import texts_of
+from trainer_core.config.simpletuner.importer import Imported
+from trainer_core.local.previews import preview_autoencoder
 
 FULL = {"model_type": "full", "lora_type": None}
 EVERY_2: dict[str, Any] = {"validation_step_interval": "2", "seed": 1}
@@ -89,7 +92,6 @@ def test_pictures_change_neither_identity_nor_sample() -> None:
             "validation_guidance_rescale",
         ),
         ({"validation_preview_steps": 2}, "validation_preview_steps"),
-        ({"validation_preview": True, "validation_preview_steps": 31}, "validation_preview"),
         ({"validation_disable": True, "validation_preview": True}, "validation_preview"),
         ({**FULL, "validation_lycoris_strength": 0.5}, "validation_lycoris_strength"),
     ],
@@ -149,10 +151,18 @@ def test_pictures_take_a_share_of_the_time(
     assert pictures_of({"validation_time_share": share}).allowed_s(elapsed_s) == allowed_s
 
 
-def previews_of(config: dict[str, Any]) -> Previews | None:
+def local_import(config: dict[str, Any]) -> Imported:
     cats = [{"id": "cats", "caption_strategy": "filename", "instance_data_dir": "cats"}]
     written = {**EVERY_2, "output_dir": "out", **config}
-    made = import_small(written, backends=cats, source="local").plan
+    return import_small(written, backends=cats, source="local")
+
+
+def local_plan(config: dict[str, Any]) -> Plan:
+    return local_import(config).plan
+
+
+def previews_of(config: dict[str, Any]) -> Previews | None:
+    made = local_plan(config)
     assert made.operation.pictures is not None
     return made.operation.pictures.previews
 
@@ -166,6 +176,30 @@ def test_previews_are_made_where_they_are_asked_for() -> None:
     assert found == Previews(steps=3, autoencoder="madebyollin/taef1")
 
 
+def test_a_relative_path_of_an_autoencoder_is_looked_up_beside_the_config(tmp_path: Path) -> None:
+    (tmp_path / "config/models/tiny").mkdir(parents=True)
+    asked = {"validation_preview": True, "validation_preview_autoencoder": " models/tiny "}
+    found = preview_autoencoder(local_plan(asked), (tmp_path, tmp_path / "config"))
+
+    assert found == str(tmp_path / "config/models/tiny")
+    assert preview_autoencoder(local_plan(asked), (tmp_path,)) is None
+    assert preview_autoencoder(local_plan({"validation_preview": True}), (tmp_path,)) is None
+    assert preview_autoencoder(local_plan({}), (tmp_path,)) is None
+
+
+def test_more_steps_between_previews_than_the_sampler_takes_are_told() -> None:
+    asked = {"validation_preview": True, "validation_preview_steps": 31}
+    found = local_import(asked)
+
+    assert previews_of(asked) is None
+    why = "with validation_preview_steps above the 30 steps of the sampler"
+    told = texts_of(found.notices, "no_effect")
+    assert f"validation_preview: has no effect {why}." in told
+    assert previews_of({**asked, "validation_num_inference_steps": 31}) == Previews(
+        steps=31, autoencoder=None
+    )
+
+
 def test_plans_without_previews_are_as_they_were() -> None:
     plain = pictures_of({})
 
@@ -174,7 +208,11 @@ def test_plans_without_previews_are_as_they_were() -> None:
 
 
 def test_the_service_tells_that_it_makes_no_previews() -> None:
-    asked = {"validation_preview": True, "validation_preview_steps": 5}
+    asked = {
+        "validation_preview": True,
+        "validation_preview_steps": 5,
+        "validation_preview_autoencoder": "madebyollin/taef1",
+    }
     found = import_small({**EVERY_2, **asked})
 
     assert found.plan.operation.pictures is not None
@@ -183,6 +221,5 @@ def test_the_service_tells_that_it_makes_no_previews() -> None:
     assert told == [
         "validation_preview: the service makes no previews: a picture is there once it is stored."
     ]
-    assert "validation_preview_steps: has no effect in the service." in texts_of(
-        found.notices, "no_effect"
-    )
+    names = "validation_preview_steps, validation_preview_autoencoder"
+    assert f"{names}: has no effect in the service." in texts_of(found.notices, "no_effect")

@@ -105,7 +105,7 @@ def _decoder(run: Run, state: TrainingState, plan: Previews, device: torch.devic
     vae = run.loaded.vae
     if plan.autoencoder is not None:
         try:
-            return tiny_decoder(plan.autoencoder, vae, device)
+            return tiny_decoder(run.job.preview_autoencoder or plan.autoencoder, vae, device)
         except BaseModelError as error:
             message = _NO_AUTOENCODER.format(why=error)
             report_warning(run, state, "preview_autoencoder", message)

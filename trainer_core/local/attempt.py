@@ -41,6 +41,7 @@ from trainer_core.local.kept import (
     with_kept_seed,
     with_started_order,
 )
+from trainer_core.local.previews import preview_autoencoder
 from trainer_core.local.publishing import Publishing, publish_nothing
 from trainer_core.local.start import (
     LATEST,
@@ -141,7 +142,12 @@ class Attempt:
                 raise _refused(start)
             try:
                 job = self._job(plan, index, base, start.checkpoint)
-                job = job.model_copy(update={"clip_dir": clip_dir})
+                job = job.model_copy(
+                    update={
+                        "clip_dir": clip_dir,
+                        "preview_autoencoder": preview_autoencoder(plan, self.folders),
+                    }
+                )
                 from_step = self._check_checkpoint(job)
                 break
             except CheckpointCorruptError as error:

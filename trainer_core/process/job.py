@@ -41,6 +41,8 @@ class Job(Frozen):
     at are not made again, though their files are not in ``output_dir``."""
     clip_dir: str | None = None
     """Folder of the CLIP model of the plan's ``clip_model``; None: no picture is scored."""
+    preview_autoencoder: str | None = None
+    """Folder of the Tiny AutoEncoder that the plan's previews name; None: it is no folder here."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Number of newest checkpoints in ``checkpoints_dir``, where the process deletes older ones."""
     waiting_checkpoints: int | None = Field(default=None, ge=1)

@@ -139,8 +139,9 @@ _PREVIEW_STEPS: Final = PICTURES.integer(
     at_least=1,
     at_most=MAX_STEPS,
 )
-_PREVIEW_DECODER: Final = PICTURES.path(
+_PREVIEW_DECODER: Final = PICTURES.text(
     "validation_preview_autoencoder",
+    None,
     "Reverie's own, with validation_preview: a Tiny AutoEncoder of the base model's VAE, which "
     "shows more than colours: the folder of diffusers' AutoencoderTiny in safetensors, or the name "
     "of a model in the Hub's cache on this machine, such as madebyollin/taef1 for HiDream-I1.",
@@ -268,21 +269,20 @@ def pictures_of(
 
 
 def _previews_of(config: Options) -> Previews | None:
-    why = None
     if not config[_PREVIEW]:
-        why = "without validation_preview"
-    elif config[_PREVIEW_STEPS] > config[STEPS]:
-        more = f"with validation_preview_steps above the {config[STEPS]} steps of the sampler"
-        config.idle(more, _PREVIEW)
+        _tell_idle(config, "without validation_preview", _PREVIEW_STEPS, _PREVIEW_DECODER)
         return None
-    elif config.source == "http":
-        why = "in the service"
+    if config.source == "http":
         message = "the service makes no previews: a picture is there once it is stored."
         config.differs(_PREVIEW, message)
-    if why is not None:
-        _tell_idle(config, why, _PREVIEW_STEPS, _PREVIEW_DECODER)
+        _tell_idle(config, "in the service", _PREVIEW_STEPS, _PREVIEW_DECODER)
         return None
-    return Previews(steps=config[_PREVIEW_STEPS], autoencoder=config[_PREVIEW_DECODER])
+    if config[_PREVIEW_STEPS] > config[STEPS]:
+        why = f"with validation_preview_steps above the {config[STEPS]} steps of the sampler"
+        config.idle(why, _PREVIEW)
+        return None
+    autoencoder = (config[_PREVIEW_DECODER] or "").strip() or None
+    return Previews(steps=config[_PREVIEW_STEPS], autoencoder=autoencoder)
 
 
 def _tell_idle(config: Options, why: str, *options: Option[Any]) -> None:
