@@ -13,10 +13,12 @@ def with_previews(job: Job, autoencoder: Path | None = None) -> Job:
     """The job with a preview after each step of the sampler."""
     operation = job.plan.operation
     assert operation.pictures is not None
-    previews = Previews(steps=1, autoencoder=None if autoencoder is None else str(autoencoder))
+    folder = None if autoencoder is None else str(autoencoder)
+    previews = Previews(steps=1, autoencoder=folder)
     pictures = operation.pictures.model_copy(update={"previews": previews})
     changed = operation.model_copy(update={"pictures": pictures})
-    return job.model_copy(update={"plan": job.plan.model_copy(update={"operation": changed})})
+    plan = job.plan.model_copy(update={"operation": changed})
+    return job.model_copy(update={"plan": plan, "preview_autoencoder": folder})
 
 
 def tiny_autoencoder(channels: int) -> AutoencoderTiny:

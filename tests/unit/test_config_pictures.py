@@ -187,6 +187,22 @@ def test_a_relative_path_of_an_autoencoder_is_looked_up_beside_the_config(tmp_pa
     assert preview_autoencoder(local_plan({}), (tmp_path,)) is None
 
 
+def test_an_autoencoder_of_the_hub_is_taken_from_its_cache(tmp_path: Path) -> None:
+    kept, commit = tmp_path / "models--me--tiny", "0123456789abcdef0123456789abcdef01234567"
+    (kept / "snapshots" / commit).mkdir(parents=True)
+    (kept / "snapshots" / commit / "config.json").write_text("{}")
+    (kept / "refs").mkdir()
+    (kept / "refs/main").write_text(commit)
+
+    def found(name: str) -> str | None:
+        asked = {"validation_preview": True, "validation_preview_autoencoder": name}
+        return preview_autoencoder(local_plan(asked), (tmp_path,), hub_cache=tmp_path)
+
+    assert found("me/tiny") == str(kept / "snapshots" / commit)
+    assert found("me/other") is None
+    assert found("no/such/one") is None
+
+
 def test_more_steps_between_previews_than_the_sampler_takes_are_told() -> None:
     asked = {"validation_preview": True, "validation_preview_steps": 31}
     found = local_import(asked)

@@ -134,7 +134,7 @@ def test_a_tiny_autoencoder_decodes_as_diffusers_does(vae: AutoencoderKL, tmp_pa
     latents = torch.randn(1, channels, 4, 6)
     before = torch.get_rng_state()
 
-    decoded = tiny_decoder(str(tmp_path / "tiny"), vae, CPU)(latents)
+    decoded = tiny_decoder(tmp_path / "tiny", vae, CPU)(latents)
 
     assert torch.equal(torch.get_rng_state(), before)
     with torch.no_grad():
@@ -148,10 +148,11 @@ def test_a_tiny_autoencoder_of_another_kind_is_refused(vae: AutoencoderKL, tmp_p
     tiny_autoencoder(vae.config.latent_channels).save_pretrained(pickled, safe_serialization=False)
 
     with pytest.raises(BaseModelError, match="latents of 17 channels, and those of the VAE have"):
-        tiny_decoder(str(tmp_path / "other"), vae, CPU)
+        tiny_decoder(tmp_path / "other", vae, CPU)
+    (tmp_path / "nothing").mkdir()
     for missing in (pickled, tmp_path / "nothing"):
         with pytest.raises(BaseModelError, match=f"{missing.name}: no AutoencoderTiny in safetens"):
-            load_tiny_decoder(str(missing))
+            load_tiny_decoder(missing)
 
 
 @pytest.mark.parametrize(

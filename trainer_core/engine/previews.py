@@ -32,6 +32,7 @@ _FAILED: Final = (
 _NO_AUTOENCODER: Final = (
     "validation_preview_autoencoder is not used, and previews show colours only: {why}"
 )
+_NOWHERE: Final = "{name} is no folder here, and no model in the Hub's cache on this machine"
 
 
 def make_preview_if_due(
@@ -102,11 +103,15 @@ def _image(
 
 
 def _decoder(run: Run, state: TrainingState, plan: Previews, device: torch.device) -> Decoder:
-    vae = run.loaded.vae
-    if plan.autoencoder is not None:
+    """A warning says why the Tiny AutoEncoder that the plan names is not used."""
+    vae, folder = run.loaded.vae, run.job.preview_autoencoder
+    if plan.autoencoder is None:
+        return linear_decoder(vae, device)
+    why = _NOWHERE.format(name=plan.autoencoder)
+    if folder is not None:
         try:
-            return tiny_decoder(run.job.preview_autoencoder or plan.autoencoder, vae, device)
+            return tiny_decoder(Path(folder), vae, device)
         except BaseModelError as error:
-            message = _NO_AUTOENCODER.format(why=error)
-            report_warning(run, state, "preview_autoencoder", message)
+            why = str(error)
+    report_warning(run, state, "preview_autoencoder", _NO_AUTOENCODER.format(why=why))
     return linear_decoder(vae, device)

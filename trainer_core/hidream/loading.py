@@ -129,20 +129,16 @@ def load_vae(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
     return vae.eval().requires_grad_(False)
 
 
-def load_tiny_decoder(name: str) -> AutoencoderTiny:
+def load_tiny_decoder(folder: Path) -> AutoencoderTiny:
     """A Tiny AutoEncoder of diffusers, in fp32 on the CPU, in eval mode and frozen.
 
-    Args:
-        name: its folder, or the name of a model that is in the Hub's cache on this machine.
-
-    Raises:
-        BaseModelError: there is none in safetensors.
+    Raises BaseModelError where the folder has none in safetensors.
     """
     try:
         with torch.random.fork_rng(devices=[]):  # its first weights are random
-            tiny = AutoencoderTiny.from_pretrained(name, dtype=torch.float32, **_WEIGHTS)
+            tiny = AutoencoderTiny.from_pretrained(folder, dtype=torch.float32, **_WEIGHTS)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise BaseModelError(f"{name}: no AutoencoderTiny in safetensors: {error}") from error
+        raise BaseModelError(f"{folder}: no AutoencoderTiny in safetensors: {error}") from error
     return tiny.eval().requires_grad_(False)
 
 

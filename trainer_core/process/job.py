@@ -42,7 +42,7 @@ class Job(Frozen):
     clip_dir: str | None = None
     """Folder of the CLIP model of the plan's ``clip_model``; None: no picture is scored."""
     preview_autoencoder: str | None = None
-    """Folder of the Tiny AutoEncoder that the plan's previews name; None: it is no folder here."""
+    """Folder of the Tiny AutoEncoder that the plan's previews name; None: it is not there."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Number of newest checkpoints in ``checkpoints_dir``, where the process deletes older ones."""
     waiting_checkpoints: int | None = Field(default=None, ge=1)

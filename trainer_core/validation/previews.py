@@ -30,16 +30,13 @@ def linear_decoder(vae: AutoencoderKL, device: torch.device) -> Decoder:
         return map_of(vae)
 
 
-def tiny_decoder(name: str, vae: AutoencoderKL, device: torch.device) -> Decoder:
-    """A Tiny AutoEncoder of the VAE's latents, on the device.
-
-    ``name``: as of ``load_tiny_decoder``. Raises BaseModelError.
-    """
-    tiny = load_tiny_decoder(name)
+def tiny_decoder(folder: Path, vae: AutoencoderKL, device: torch.device) -> Decoder:
+    """A Tiny AutoEncoder of the VAE's latents, on the device; raises BaseModelError."""
+    tiny = load_tiny_decoder(folder)
     own, wanted = tiny.config.latent_channels, vae.config.latent_channels
     if own != wanted:
         raise BaseModelError(
-            f"{name}: it decodes latents of {own} channels, and those of the VAE have {wanted}"
+            f"{folder}: it decodes latents of {own} channels, and those of the VAE have {wanted}"
         )
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.nn.Module.to(tiny, device, dtype)  # diffusers' own method warns of a type given here
