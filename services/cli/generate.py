@@ -133,6 +133,10 @@ _Shift = Annotated[
     ),
 ]
 _TextEncoderPrecision = Annotated[Quantization, typer.Option(help="Of T5 and Llama.")]
+_TextCachePrecision = Annotated[
+    Literal["no_change", "fp8"],
+    typer.Option(help="fp8 rounds the prompts as a run's text cache in 8 bits does."),
+]
 _Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: cuda where it is.")]
 
 
@@ -155,6 +159,7 @@ def generate(
     seed: _Seed = 42,
     precision: _Precision = "no_change",
     text_encoder_precision: _TextEncoderPrecision = "no_change",
+    text_cache_precision: _TextCachePrecision = "no_change",
     mixed_precision: _MixedPrecision = "bf16",
     sampler: _Sampler = None,
     shift: _Shift = None,
@@ -183,6 +188,7 @@ def generate(
         multiplier=multiplier,
         precision=precision,
         text_encoder_precision=text_encoder_precision,
+        text_cache=text_cache_precision,
         compute="bf16" if mixed_precision == "bf16" else "fp32",
         sampler=sampler,
         shift=shift,

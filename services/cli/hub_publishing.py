@@ -185,19 +185,18 @@ class _Run:
         pictures, folder = self.plan.operation.pictures, self.output_dir / "samples"
         if pictures is None or not (folder / "contact-sheet.png").is_file():
             return None
-        files = [f for f in sorted(folder.glob("step-*/*.png")) if not f.stem.endswith("-base")]
-        # The name of a step has six digits, or more.
-        steps = sorted({file.parent.name for file in files}, key=lambda name: (len(name), name))
         digest = self.plan.identity_digest()
-        newest = [
+        files = [
             file
-            for file in files
-            if file.parent.name == steps[-1] and plan_digest_of(file) == digest
+            for file in sorted(folder.glob("step-*/*.png"))
+            if not file.stem.endswith("-base") and plan_digest_of(file) == digest
         ]
+        # The name of a step has six digits, or more.
+        newest = max((f.parent.name for f in files), key=lambda n: (len(n), n), default="")
         return CardPictures(
             sheet=(folder / "contact-sheet.png").read_bytes(),
             prompts={prompt.name: prompt.text for prompt in pictures.prompts},
-            newest=newest[:MAX_PICTURES],
+            newest=[file for file in files if file.parent.name == newest][:MAX_PICTURES],
         )
 
     def _publish_stubbornly(self, repo: Path) -> str:

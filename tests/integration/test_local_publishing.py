@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
 from services.cli.hub_publishing import publishing_to_hub
@@ -23,9 +24,11 @@ from trainer_core.checkpoint.identity import CheckpointIdentity
 from trainer_core.checkpoint.write import CheckpointFacts, TrainedTensors, write_checkpoint
 from trainer_core.config.plan import LokrAdapter, Plan
 from trainer_core.export.origin import ADAPTER_NAME
+from trainer_core.local.contact_sheet import SHEET, write_contact_sheet
 from trainer_core.local.publishing import publish_nothing
 from trainer_core.process.events import Event, EventWriter
 from trainer_core.progress import SilentReporter
+from trainer_core.validation.pictures import pictures_of, write_picture
 
 REPO = "tester/cats"
 PUSH = {
@@ -160,6 +163,35 @@ def test_checkpoints_and_then_the_result_are_published(
         ["published", f"{hub.url}/{REPO}"],
     ]
     assert not (run.output / ".publishing").exists()
+
+
+def test_pictures_of_the_training_go_with_the_result(
+    start: Callable[..., Run], hub: HubServer
+) -> None:
+    """Not those that a run before has left in the same folder."""
+    run = start(validation_step_interval=5, validation_prompt="a cat", validation_resolution="64")
+    pictures, digest = run.plan.operation.pictures, run.plan.identity_digest()
+    assert pictures is not None
+    for step, shown, plan in (
+        (0, "base", digest),
+        (5, "trained", digest),
+        (10, "trained", digest),
+        (15, "trained", "earlier"),
+    ):
+        (picture,) = pictures_of(pictures, step, shown)  # type: ignore[arg-type]
+        image = Image.new("RGB", (64, 64), (step, 0, 0))
+        write_picture(run.output / picture.path, image, {"plan_digest": plan})
+    write_contact_sheet(run.plan, run.output)
+    with publishing(run):
+        run.end()
+
+    files = hub.repos[REPO].files
+    samples = {name for name in files if name.startswith("samples/")}
+    newest = "samples/step-000010/validation-64x64-42.png"
+    assert samples == {"samples/0.png", "samples/contact-sheet.png", newest}
+    assert files[newest] == (run.output / newest).read_bytes()
+    assert files["samples/contact-sheet.png"] == (run.output / SHEET).read_bytes()
+    assert b"| `validation` | `a cat` |" in files["README.md"]
 
 
 def test_a_slow_hub_gets_the_newest_checkpoint_although_others_are_deleted(

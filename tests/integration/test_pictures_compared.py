@@ -23,12 +23,15 @@ from diffusers import (
 from PIL import Image
 
 from tests.support.painting_runs import PICTURES, job_of, run
-from trainer_core.config.plan import LokrAdapter, Plan, Sampler
+from trainer_core.config.plan import LokrAdapter, Plan, Sampler, TextCache
 from trainer_core.export.merge import merge_folder
+from trainer_core.local.export import export_checkpoint
 from trainer_core.painting.generate import generate
 from trainer_core.painting.options import ImageRequest, PaintingOptions
+from trainer_core.progress import SilentReporter
 
 SEED: Final = 5
+FOUR: Final = "lokr of four factors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,7 @@ class Case:
     steps: int = 3
     guidance: float = 2.5
     rescale: float = 0.0
+    text_cache: TextCache = "no_change"
 
     @property
     def size(self) -> str:
@@ -74,11 +78,11 @@ CASES: Final = {
         options={**_LOKR, "flow_schedule_shift": 2.0, "init_lokr_norm": 0.3},
         changed=partial(with_lokr, multiplier=0.9),
     ),
-    "lokr of four factors": Case(
-        sampler="lcm",
+    FOUR: Case(
+        sampler="euler",
         strength=1.3,
         shift=3.0,
-        options=_LOKR,
+        options={**_LOKR, "learning_rate": 0.03},
         changed=partial(
             with_lokr,
             linear_dim=3,
@@ -97,7 +101,7 @@ CASES: Final = {
         ),
     ),
     "lora": Case(
-        sampler="euler",
+        sampler="lcm",
         strength=0.7,
         shift=1.5,
         options={"flow_schedule_shift": 1.5, "lora_rank": 3, "lora_alpha": 5, "lora_dropout": 0},
@@ -107,12 +111,24 @@ CASES: Final = {
 
 @dataclass(frozen=True)
 class Painted:
-    picture: Path
-    adapter: Path
+    folder: Path
+    size: str
+
+    @property
+    def picture(self) -> Path:
+        return self.folder / f"samples/step-000001/validation-{self.size}-{SEED}.png"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoints/step-00000001"
+
+    @property
+    def adapter(self) -> Path:
+        return self.checkpoint / "pytorch_lora_weights.safetensors"
 
 
 def painted(case: Case, tiny: Path, shards: Path, folder: Path) -> Painted:
-    """One step with a large learning rate, so that the adapter shows."""
+    """One step with a large learning rate, so that the adapter shows; but then fp32 rounds more."""
     options = {
         **PICTURES,
         "validation_step_interval": 1,
@@ -120,6 +136,7 @@ def painted(case: Case, tiny: Path, shards: Path, folder: Path) -> Painted:
         "validation_num_inference_steps": case.steps,
         "validation_guidance": case.guidance,
         "validation_guidance_rescale": case.rescale,
+        "text_cache_precision": case.text_cache,
         "validation_noise_scheduler": case.sampler,
         "validation_lycoris_strength": case.strength,
         "validation_seed": SEED,
@@ -137,17 +154,22 @@ def painted(case: Case, tiny: Path, shards: Path, folder: Path) -> Painted:
     }
     done = run(job_of(tiny, shards, folder, changed=case.changed, **options))
     assert done.is_finished
-    return Painted(
-        folder / f"samples/step-000001/validation-{case.size}-{SEED}.png",
-        folder / "checkpoints/step-00000001/pytorch_lora_weights.safetensors",
-    )
+    return Painted(folder, case.size)
 
 
 def pixels(image: Path | Image.Image) -> Any:
     return np.asarray(Image.open(image) if isinstance(image, Path) else image, dtype=np.int64)
 
 
-def generated(case: Case, adapter: Path, tiny: Path, file: Path) -> Any:
+def generated(
+    case: Case,
+    adapter: Path | None,
+    tiny: Path,
+    file: Path,
+    *,
+    transformer: Path | None = None,
+    **changed: Any,
+) -> Any:
     options = PaintingOptions(
         negative_prompt="blurry",
         width_px=case.size_px[0],
@@ -159,13 +181,21 @@ def generated(case: Case, adapter: Path, tiny: Path, file: Path) -> Any:
         multiplier=case.strength,
         precision="no_change",
         text_encoder_precision="no_change",
+        text_cache=case.text_cache,
         compute="bf16" if case.is_bf16 else "fp32",
         sampler=case.sampler,
         shift=case.shift,
         device="cpu",
     )
     request = ImageRequest(prompt="a red boat on a lake", file=file)
-    generate(tiny, adapter, [request], options, lambda _: None)
+    generate(
+        tiny,
+        adapter,
+        [request],
+        replace(options, **changed),
+        lambda _: None,
+        transformer=transformer,
+    )
     return pixels(file)
 
 
@@ -178,7 +208,7 @@ _SCHEDULERS: Final[dict[Sampler, Callable[[float], Any]]] = {
 }
 
 
-def of_the_pipeline(case: Case, adapter: Path, tiny: Path, folder: Path) -> Any:
+def merged(case: Case, adapter: Path, tiny: Path, folder: Path) -> Path:
     merge_folder(
         tiny,
         adapter,
@@ -187,6 +217,11 @@ def of_the_pipeline(case: Case, adapter: Path, tiny: Path, folder: Path) -> Any:
         multiplier=case.strength,
         on_module=lambda *_: None,
     )
+    return folder
+
+
+def of_the_pipeline(case: Case, folder: Path, tiny: Path) -> Any:
+    """What diffusers' pipeline makes of the transformer in ``folder``."""
     transformer = HiDreamImageTransformer2DModel.from_pretrained(folder / "transformer")
     pipeline = HiDreamImagePipeline.from_pretrained(
         tiny, transformer=transformer, scheduler=_SCHEDULERS[case.sampler](case.shift)
@@ -213,7 +248,13 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shards")
 
 
-@pytest.mark.parametrize("name", CASES)
+def assert_alike(found: Any, picture: Any) -> None:
+    off = np.abs(found - picture)
+    assert off.max() <= 2
+    assert (off.max(axis=-1) == 0).mean() >= 0.999
+
+
+@pytest.mark.parametrize("name", ["lokr", "lora", pytest.param(FOUR, marks=pytest.mark.deep)])
 def test_a_picture_is_what_generate_and_diffusers_make_of_the_checkpoint(
     name: str, tiny_folder: Path, shards: Path, tmp_path: Path
 ) -> None:
@@ -222,22 +263,47 @@ def test_a_picture_is_what_generate_and_diffusers_make_of_the_checkpoint(
     picture = pixels(made.picture)
 
     assert np.array_equal(generated(case, made.adapter, tiny_folder, tmp_path / "own.png"), picture)
-    off = np.abs(of_the_pipeline(case, made.adapter, tiny_folder, tmp_path / "merged") - picture)
-    assert off.max() <= 2
-    assert (off.max(axis=-1) == 0).mean() >= 0.999
-    plain = replace(case, strength=0.0)
-    assert not np.array_equal(
-        generated(plain, made.adapter, tiny_folder, tmp_path / "plain.png"), picture
-    )
+    folder = merged(case, made.adapter, tiny_folder, tmp_path / "merged")
+    assert_alike(of_the_pipeline(case, folder, tiny_folder), picture)
+    of = partial(generated, case, made.adapter, tiny_folder, tmp_path / "other.png")
+    assert not np.array_equal(of(multiplier=0.0), picture)
+    in_result = of(multiplier=1.0, sampler=None, shift=None)
+    assert np.array_equal(in_result, pixels(made.folder / "result/samples/0.png"))
 
 
 @pytest.mark.parametrize("name", [pytest.param("lokr", marks=pytest.mark.deep), "lora"])
 def test_generate_makes_the_same_picture_in_bf16(
     name: str, tiny_folder: Path, shards: Path, tmp_path: Path
 ) -> None:
-    """A CPU multiplies bf16 slowly, so the picture is small."""
-    case = replace(CASES[name], is_bf16=True, size_px=(32, 16), steps=1, guidance=1.0)
+    """With a text cache in 8 bits. A CPU multiplies bf16 slowly, so the picture is small."""
+    case = replace(
+        CASES[name], is_bf16=True, text_cache="fp8", size_px=(32, 16), steps=1, guidance=1.0
+    )
     made = painted(case, tiny_folder, shards, tmp_path / "run")
 
     own = generated(case, made.adapter, tiny_folder, tmp_path / "own.png")
     assert np.array_equal(own, pixels(made.picture))
+
+
+def test_so_it_is_where_all_weights_are_trained(
+    tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    none = dict.fromkeys(("lora_type", "lora_rank", "lora_dropout"))
+    full = {**none, "model_type": "full", "learning_rate": 1e-2}
+    case = Case(sampler="unipc", strength=1.0, shift=3.0, rescale=0.7, steps=2, options=full)
+    made = painted(case, tiny_folder, shards, tmp_path / "run")
+    picture = pixels(made.picture)
+
+    exported = export_checkpoint(
+        made.checkpoint,
+        step=None,
+        weights=None,
+        base=str(tiny_folder),
+        output=tmp_path / "exported",
+        overwrite=False,
+        env={},
+        reporter=SilentReporter(),
+    )
+    of = partial(generated, case, None, tiny_folder, tmp_path / "own.png")
+    assert np.array_equal(of(transformer=exported.path), picture)
+    assert not np.array_equal(of(), picture)

@@ -77,8 +77,11 @@ def test_the_adapter_changes_the_image_and_strength_0_does_not(
     assert np.abs(half - with_adapter).mean() > 0.2
 
 
-@pytest.mark.parametrize("option", [("--seed", "7"), ("--negative-prompt", "blurry, low quality")])
-def test_seed_and_negative_prompt_change_the_image(
+@pytest.mark.parametrize(
+    "option",
+    [("--seed", "7"), ("--negative-prompt", "blurry, low quality"), ("--guidance-rescale", "1")],
+)
+def test_an_option_of_the_sampling_changes_the_image(
     option: tuple[str, str], tiny_folder: Path, of_base: Any, tmp_path: Path
 ) -> None:
     assert not np.array_equal(paint(tiny_folder, tmp_path / "other.png", *option), of_base)

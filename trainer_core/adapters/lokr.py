@@ -109,7 +109,8 @@ class LokrLinear(nn.Module):
             None if each is None else (each.double() * factor).float()
             for each in (self.w1, self.w1_a)
         )
-        return _full(w1, w1_a, self.w1_b) * self._switch.strength
+        w1_b = None if self.w1_b is None else self._switch.placed(self.w1_b)
+        return _full(w1, w1_a, w1_b) * self._switch.strength
 
     def shapes(self, name: Literal["w1", "w2"]) -> tuple[Any, ...]:
         """The shapes of w1 or w2, or of its two factors, and whether the scalar is trained."""
@@ -129,11 +130,11 @@ class LokrLinear(nn.Module):
     def _times_w2(self, x_cD: torch.Tensor) -> torch.Tensor:
         """X · W2ᵀ."""
         if self.w2 is not None:
-            return functional.linear(x_cD, self.w2.to(x_cD.dtype))
+            return functional.linear(x_cD, self._switch.placed(self.w2).to(x_cD.dtype))
         assert self.w2_a is not None
         assert self.w2_b is not None
-        x_cr = functional.linear(x_cD, self.w2_b.to(x_cD.dtype))
-        return functional.linear(x_cr, self.w2_a.to(x_cr.dtype))
+        x_cr = functional.linear(x_cD, self._switch.placed(self.w2_b).to(x_cD.dtype))
+        return functional.linear(x_cr, self._switch.placed(self.w2_a).to(x_cr.dtype))
 
 
 def _full(

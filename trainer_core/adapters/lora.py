@@ -59,7 +59,8 @@ class SwitchedLinear(PeftLinear):  # type: ignore[misc]
         A, B = (each[_NAME].weight for each in (self.lora_A, self.lora_B))
         # As in ``lora_layout``: in fp64, into B. Nothing is dropped while images are sampled.
         scaled_B = (B.double() * self.scaling[_NAME]).float()
-        return with_lora(self.base_layer(x), x, A, scaled_B, self._switch.strength)
+        own_A = self._switch.placed(A)
+        return with_lora(self.base_layer(x), x, own_A, scaled_B, self._switch.strength)
 
 
 def with_lora(

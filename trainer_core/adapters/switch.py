@@ -51,6 +51,14 @@ class AdapterSwitch:
         finally:
             self.is_on = before
 
+    def placed(self, parameter: torch.Tensor) -> torch.Tensor:
+        """A trained parameter as it is multiplied with: where ``is_exported``, a copy of its own.
+
+        Products on a CPU may have other bits where a tensor does not start at a multiple of 64
+        bytes, as one in a flat tensor may not, and one that is loaded does.
+        """
+        return parameter.clone() if self.is_exported else parameter
+
     @contextmanager
     def exported(self, strength: float) -> Iterator[None]:
         """Inside, each layer computes as with its exported file at ``strength``, bit for bit."""

@@ -3,13 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import (
-    AbstractContextManager,
-    ExitStack,
-    contextmanager,
-    nullcontext,
-    suppress,
-)
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -49,7 +43,7 @@ from trainer_core.validation.pictures import (
     write_picture,
     written_facts,
 )
-from trainer_core.validation.sample import sample_network
+from trainer_core.validation.sample import as_exported, sample_network
 
 _NO_MEMORY: Final = (
     "{count} of {of} pictures after step {step} are left out: sampling {size} needs more memory "
@@ -227,7 +221,8 @@ class _Painter:
         texts = picture.prompt.text, self._pictures.negative_prompt
         try:
             fault_point("picture.before_sampling")
-            with self._strengthened(picture):
+            strength = self._pictures.strength_of(picture.prompt)
+            with as_exported(run.loaded.network, strength):
                 return sample_network(
                     run.loaded.network,
                     run.loaded.vae,
@@ -238,13 +233,6 @@ class _Painter:
                 )
         except torch.OutOfMemoryError:
             return None
-
-    def _strengthened(self, picture: Picture) -> AbstractContextManager[None]:
-        """Inside, the adapter acts as its file does with the strength of the picture."""
-        adapter = self._run.loaded.network.adapter
-        if adapter is None:
-            return nullcontext()
-        return adapter.switch.exported(self._pictures.strength_of(picture.prompt))
 
     def _after_sampler_step(self, picture: Picture, number: int, taken: Taken) -> None:
         # Where memory fails on one of several ranks, it makes fewer steps than the others.

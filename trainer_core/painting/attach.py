@@ -50,8 +50,9 @@ def attach_stored(
     device, switch = device_of(transformer), AdapterSwitch()
     for path, module in modules.items():
         base = linear_at(transformer, path)
+        # Copies, so that each starts at a multiple of 64 bytes; see ``AdapterSwitch.placed``.
         tensors = {
-            name.removeprefix("lokr_"): matrix.to(device)
+            name.removeprefix("lokr_"): matrix.to(device, copy=True)
             for name, matrix in module.matrices.items()
         }
         scale = module.scale * (1.0 if module.scalar is None else module.scalar)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from trainer_core.config.plan import Precision
 from trainer_core.config.plan.shapes import hidream_linears, max_area_px
+from trainer_core.data.text_rows import to_fp8
 from trainer_core.disk import writing
 from trainer_core.errors import OutputError
 from trainer_core.export.adapter_file import read_modules
@@ -173,6 +174,11 @@ def _encode(
     embeddings = {
         text: encode_texts(encoders, [text]).to(device=cpu, dtype=dtype) for text in sorted(texts)
     }
+    if options.text_cache == "fp8":
+        embeddings = {
+            text: TextEmbeddings.from_tensors(to_fp8(each.tensors()))
+            for text, each in embeddings.items()
+        }
     del encoders
     gc.collect()  # modules refer to each other in cycles
     if compute.device.type == "cuda":

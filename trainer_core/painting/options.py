@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainer_core.config.plan import Compute, Quantization, Sampler
+from trainer_core.config.plan import Compute, Quantization, Sampler, TextCache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +58,8 @@ class PaintingOptions:
     """Quantisation of the transformer."""
     text_encoder_precision: Quantization
     """Quantisation of T5 and Llama."""
+    text_cache: TextCache = "no_change"
+    """What a run has as ``text_cache_precision``: 8 bits round the prompts."""
     compute: Compute = "bf16"
     """What a run has as ``mixed_precision``."""
     sampler: Sampler | None = None

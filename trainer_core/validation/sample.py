@@ -1,6 +1,7 @@
 """Images of the network that a run trains: the sample of its result, and pictures on the way."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -37,7 +38,10 @@ def sample_network(
         after_step: as for ``sample_image``.
     """
     compute = network.compute
-    prompt, negative = (text.to(device=compute.device, dtype=compute.weights) for text in texts)
+    # Copies, because products have other bits where a tensor of the cache begins at an odd place.
+    prompt, negative = (
+        text.to(device=compute.device, dtype=compute.weights).map(torch.clone) for text in texts
+    )
     with torch.no_grad(), compute.context():
         return sample_image(
             transformer_of(network),
@@ -64,17 +68,25 @@ def sample_for_result(
     ``read_text`` reads the prompts' cached embeddings, so no text encoder is loaded.
     """
     prompt, negative = operation.sample_prompt, operation.sample_negative_prompt
-    return sample_network(
-        network,
-        vae,
-        base_model_dir,
-        texts=(read_text(index.prompts[prompt]), read_text(index.prompts[negative])),
-        options=SamplingOptions(
-            width_px=operation.sample_width_px,
-            height_px=operation.sample_height_px,
-            steps=operation.sample_steps,
-            guidance=operation.sample_guidance,
-            guidance_rescale=operation.sample_guidance_rescale,
-            seed=operation.sample_seed,
-        ),
+    options = SamplingOptions(
+        width_px=operation.sample_width_px,
+        height_px=operation.sample_height_px,
+        steps=operation.sample_steps,
+        guidance=operation.sample_guidance,
+        guidance_rescale=operation.sample_guidance_rescale,
+        seed=operation.sample_seed,
     )
+    with as_exported(network, 1.0):
+        return sample_network(
+            network,
+            vae,
+            base_model_dir,
+            texts=(read_text(index.prompts[prompt]), read_text(index.prompts[negative])),
+            options=options,
+        )
+
+
+def as_exported(network: Network, strength: float) -> AbstractContextManager[None]:
+    """Inside, an adapter acts as its file does with this strength, bit for bit."""
+    adapter = network.adapter
+    return nullcontext() if adapter is None else adapter.switch.exported(strength)
