@@ -69,6 +69,8 @@ def train(run: Run) -> bool:
     except StopRequestedError:
         save_if_unsaved(run, state)
         report_stopped(run, state)
+        # torchrun ends all ranks once one has ended with this status: rank 0 writes first.
+        run.backend.max_across_ranks(0)
         return False
     return True
 
