@@ -15,18 +15,24 @@ from tests.support.networks import network_of
 from trainer_core.adapters.attach import attach_adapter
 from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.write import TrainedTensors
-from trainer_core.config.plan import Plan
+from trainer_core.config.plan import Clip, Plan
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import Losses
 from trainer_core.engine.step import SingleProcess
-from trainer_core.engine.step_metrics import StepMeans, metrics_of, total_loss
+from trainer_core.engine.step_metrics import (
+    SIGMA_BINS,
+    StepMeans,
+    metrics_of,
+    num_reported,
+    total_loss,
+)
 from trainer_core.errors import NonFiniteLossError
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.hidream.network import place_base
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.optim import guarded
 from trainer_core.optim.build import BUILDERS
-from trainer_core.optim.clip import largest_gradient
+from trainer_core.optim.clip import clip_gradients, largest_gradient
 from trainer_core.precision.compute import Compute
 from trainer_core.process.control import StopRequestedError
 
@@ -225,6 +231,47 @@ def test_accumulation_is_the_mean_over_micro_batches(tiny_folder: Path, plan: Pl
     assert metrics.loss == pytest.approx(sum(one_by_one) / 3, rel=1e-6)
     assert metrics.balance_loss is None
     assert metrics.grad_max > 0
+    # In each bin of sigma the mean over its samples, whatever their micro-batches.
+    backend = backend_of(tiny_folder, plan, full=True, **at_rest)
+    of_bins: dict[int, list[float]] = {}
+    for batch in window:
+        pairs = zip(batch.sigmas_B.tolist(), backend.losses(batch).tolist(), strict=True)
+        for sigma, loss in pairs:
+            of_bins.setdefault(min(int(sigma * SIGMA_BINS), SIGMA_BINS - 1), []).append(loss)
+    expected = [
+        pytest.approx(sum(of_bins[n]) / len(of_bins[n]), rel=1e-6) if n in of_bins else None
+        for n in range(SIGMA_BINS)
+    ]
+    assert list(metrics.loss_by_sigma) == expected
+    assert any(each is not None for each in expected)
+
+
+@pytest.mark.parametrize(
+    "clip", [None, Clip(method="value", limit=1e-6), Clip(method="norm", limit=1e-6)]
+)
+def test_the_norm_is_that_of_the_gradient_before_it_is_clipped(clip: Clip | None) -> None:
+    leaves = [torch.nn.Parameter(torch.zeros(3, 2)), torch.nn.Parameter(torch.zeros(4))]
+    for number, leaf in enumerate(leaves):
+        leaf.grad = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(number))
+    flat = torch.cat([leaf.grad.double().flatten() for leaf in leaves if leaf.grad is not None])
+
+    norm = clip_gradients([*leaves, torch.nn.Parameter(torch.zeros(1))], clip)
+
+    assert norm.item() == pytest.approx(flat.norm().item(), rel=1e-6)
+    assert leaves[0].grad is not None
+    assert (leaves[0].grad.abs().max().item() < 1e-5) is (clip is not None)
+
+
+def test_a_norm_that_fp32_cannot_hold_stops_no_step() -> None:
+    means = StepMeans(torch.device("cpu"))
+    means.add(Losses(torch.ones(3), None), 1, torch.tensor([0.0, 0.2, 1.0]))
+    more = means.more_numbers(torch.tensor(float("inf"))).tolist()
+
+    metrics = metrics_of(1, [1.0, 0.0, 2.0], more, has_balance=False)
+
+    assert metrics.grad_norm is None
+    assert metrics.loss_by_sigma == (1.0, None, None, 1.0)
+    assert 3 + len(more) == num_reported()
 
 
 def test_the_balancing_loss_is_weighted_in_the_total_and_not_in_the_metrics(plan: Plan) -> None:
@@ -235,7 +282,7 @@ def test_the_balancing_loss_is_weighted_in_the_total_and_not_in_the_metrics(plan
     ]
     means = StepMeans(torch.device("cpu"))
     for each in losses:
-        means.add(each, 2)
+        means.add(each, 2, torch.tensor([0.5, 0.5]))
 
     numbers = means.numbers(torch.tensor(0.25)).tolist()
     metrics = metrics_of(1, numbers, has_balance=means.has_balance)
@@ -247,8 +294,8 @@ def test_the_balancing_loss_is_weighted_in_the_total_and_not_in_the_metrics(plan
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_balancing_loss_that_is_not_finite_is_named(bad: float) -> None:
     means = StepMeans(torch.device("cpu"))
-    means.add(Losses(torch.ones(2), torch.tensor(bad)), 2)
-    means.add(Losses(torch.ones(2), torch.tensor(1.0)), 2)
+    means.add(Losses(torch.ones(2), torch.tensor(bad)), 2, torch.ones(2))
+    means.add(Losses(torch.ones(2), torch.tensor(1.0)), 2, torch.ones(2))
 
     numbers = means.numbers(torch.tensor(0.25)).tolist()
     with pytest.raises(NonFiniteLossError, match=f"step 7: loss 1.0, balancing loss {bad}"):

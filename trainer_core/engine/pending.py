@@ -4,7 +4,7 @@ from typing import Protocol
 
 import torch
 
-from trainer_core.engine.step_metrics import StepMetrics, metrics_of
+from trainer_core.engine.step_metrics import NUM_CHECKED, StepMetrics, metrics_of
 from trainer_core.errors import NonFiniteLossError
 
 
@@ -45,10 +45,13 @@ class Health:
         self.is_healthy = torch.ones((), dtype=torch.bool, device=device)
         self._failure_was_read = False
 
-    def note(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Include the numbers of a step; returns them with the flag, fp64, [n + 1]."""
+    def note(self, numbers: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        """Include the numbers of a step; returns the flag, them and ``more``, all fp64.
+
+        ``more``: numbers that need not be finite.
+        """
         self.is_healthy &= numbers.isfinite().all()
-        return torch.cat([numbers, self.is_healthy.double().view(1)])
+        return torch.cat([self.is_healthy.double().view(1), numbers, more])
 
     def failure_was_read(self) -> None:
         """The host knows, and has reported it: the next step that it launches counts again."""
@@ -89,9 +92,14 @@ class Launched:
     def read(self) -> StepMetrics:
         if self._copied is not None:
             self._copied.synchronize()
-        *numbers, is_healthy = self._report.tolist()
+        is_healthy, *numbers = self._report.tolist()
         try:
-            metrics = metrics_of(self._step, numbers, has_balance=self._has_balance)
+            metrics = metrics_of(
+                self._step,
+                numbers[:NUM_CHECKED],
+                numbers[NUM_CHECKED:],
+                has_balance=self._has_balance,
+            )
             if not is_healthy:
                 raise NonFiniteLossError(f"step {self._step}: no update, as of an earlier step")
         except NonFiniteLossError:

@@ -10,10 +10,12 @@ from trainer_core.checkpoint.write import WrittenFolder
 from trainer_core.config.plan import Shown
 from trainer_core.engine.determinism import resume_promise
 from trainer_core.engine.state import Run, TrainingState
+from trainer_core.engine.step_metrics import StepMetrics
 from trainer_core.engine.used_memory import used_memory
 from trainer_core.export.origin import weights_of_result
 from trainer_core.painting.options import SamplingOptions
 from trainer_core.process.events import EventName
+from trainer_core.process.scalars import SIGMA_BIN_NAMES
 from trainer_core.validation.evaluation import EvaluationLoss
 from trainer_core.validation.fixed_loss import FixedLoss
 from trainer_core.validation.pictures import Picture
@@ -74,12 +76,20 @@ def report_step(run: Run, state: TrainingState) -> None:
             "balance_loss": metrics.balance_loss,
             "learning_rate": run.learning_rate(state.step),
             "grad_max": metrics.grad_max,
+            "grad_norm": metrics.grad_norm,
+            **_by_sigma(metrics),
             "steps_per_s": speed,
             "eta_s": (run.last_step - state.step) / speed if speed else None,
             "epoch": last_micro_batch.epoch,
             **used_memory(run.loaded.network.compute.device),
         },
     )
+
+
+def _by_sigma(metrics: StepMetrics) -> dict[str, JsonValue]:
+    """The loss in each bin that the step has samples in."""
+    pairs = zip(SIGMA_BIN_NAMES, metrics.loss_by_sigma, strict=False)
+    return {name: loss for name, loss in pairs if loss is not None}
 
 
 def report_fixed_loss(run: Run, state: TrainingState, loss: FixedLoss) -> None:

@@ -179,7 +179,7 @@ class SingleProcess:
         """Forward and backward of one of ``count`` micro-batches."""
         losses = self._losses(batch)
         (total_loss(losses, self._objective) / count).backward()  # type: ignore[no-untyped-call]
-        self._means.add(losses, count)
+        self._means.add(losses, count, batch.sigmas_B)
 
     def take_warnings(self) -> list[str]:
         found = self._warnings.copy()

@@ -5,7 +5,7 @@ import torch
 from trainer_core.config.plan import Clip
 from trainer_core.engine.graphs import Work
 from trainer_core.engine.pending import Health
-from trainer_core.engine.step_metrics import StepMeans
+from trainer_core.engine.step_metrics import StepMeans, num_reported
 from trainer_core.optim.clip import clip_gradients, largest_gradient
 from trainer_core.optim.ema import Ema
 from trainer_core.optim.guarded import GuardedOptimizer
@@ -36,7 +36,7 @@ class Update:
         device = means.flow.device
         self.health = Health(device)
         self._numbers = torch.zeros(len(self._numbers_of(1, 0.0)), device=device)
-        self.report = torch.zeros(4, dtype=torch.float64, device=device)
+        self.report = torch.zeros(1 + num_reported(), dtype=torch.float64, device=device)
         """What ``Health.note`` returned for the last step."""
 
     def prepare(self, step: int, learning_rate: float) -> None:
@@ -50,10 +50,11 @@ class Update:
     def apply(self) -> None:
         """Update the parameters, and clear gradients and means."""
         leaves = self._parameters.leaves
-        self.report.copy_(self.health.note(self._means.numbers(largest_gradient(leaves))))
-        clip_gradients(leaves, self._clip)
-        share, numbers = self._numbers[0], self._numbers[1:]
-        self._optimizer.update(numbers, self.health.is_healthy)
+        numbers = self._means.numbers(largest_gradient(leaves))
+        norm = clip_gradients(leaves, self._clip)
+        self.report.copy_(self.health.note(numbers, self._means.more_numbers(norm)))
+        share, settings = self._numbers[0], self._numbers[1:]
+        self._optimizer.update(settings, self.health.is_healthy)
         if self._ema is not None:
             self._ema.update(share, self.health.is_healthy)
         self.clear()
@@ -72,7 +73,7 @@ class Update:
         """The sums over micro-batches: gradients and means."""
         gradients = (leaf.grad for leaf in self._parameters.leaves)
         kept = [gradient for gradient in gradients if gradient is not None]
-        return [*kept, self._means.flow, self._means.balance]
+        return [*kept, self._means.flow, self._means.balance, self._means.by_sigma]
 
     def clear(self) -> None:
         """Forget the gradients and the means of a step."""

@@ -95,15 +95,17 @@ class ZeroSharded:
         for number, batch in enumerate(batches, start=1):
             losses = self._losses(batch)
             self._engine.backward(total_loss(losses, self._objective))
-            means.add(losses, count)
+            means.add(losses, count, batch.sigmas_B)
             fault_point("train.after_backward")
             if number < share:
                 self._engine.step()  # only counts the micro-batch: DeepSpeed updates at the last
         torch.distributed.all_reduce(means.flow)
+        torch.distributed.all_reduce(means.by_sigma)
         if means.has_balance:
             torch.distributed.all_reduce(means.balance)
-        numbers = means.numbers(self._largest_gradient()).tolist()
-        metrics = metrics_of(step, numbers, has_balance=means.has_balance)
+        largest, norm = self._gradient_size()
+        numbers, more = means.numbers(largest).tolist(), means.more_numbers(norm).tolist()
+        metrics = metrics_of(step, numbers, more, has_balance=means.has_balance)
         fault_point("train.before_step")
         set_learning_rate(self._optimizer, learning_rate)
         self._engine.step()
@@ -112,15 +114,16 @@ class ZeroSharded:
     def take_warnings(self) -> list[str]:
         return []
 
-    def _largest_gradient(self) -> torch.Tensor:
-        """Largest absolute element of all gradients, before DeepSpeed clips them by norm."""
+    def _gradient_size(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Largest absolute element and norm of all gradients, before DeepSpeed clips the norm."""
         from deepspeed.utils import safe_get_full_grad  # noqa: PLC0415 - an extra of its own
 
-        largest = [
-            safe_get_full_grad(parameter).abs().max().float()
-            for parameter in self._parameters.values()
-        ]
-        return torch.stack(largest).max()
+        largest, norms = [], []
+        for parameter in self._parameters.values():
+            gradient = safe_get_full_grad(parameter)
+            largest.append(gradient.abs().max().float())
+            norms.append(torch.linalg.vector_norm(gradient, dtype=torch.float32))
+        return torch.stack(largest).max(), torch.linalg.vector_norm(torch.stack(norms))
 
     def tensors(self) -> TrainedTensors:
         from deepspeed.utils import (  # noqa: PLC0415 - an extra of its own

@@ -4,8 +4,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-_STEP_SCALARS: Final = ("loss", "balance_loss", "learning_rate", "grad_max", "steps_per_s",
-                        "allocated_bytes", "reserved_bytes")  # fmt: skip
+SIGMA_BIN_NAMES: Final = ("loss_sigma_0_25", "loss_sigma_25_50", "loss_sigma_50_75",
+                          "loss_sigma_75_100")  # fmt: skip
+"""In a ``step`` event: the loss of the samples with sigma from 0 to 0.25, and so on."""
+_STEP_SCALARS: Final = ("loss", "balance_loss", "learning_rate", "grad_max", "grad_norm",
+                        "steps_per_s", "allocated_bytes", "reserved_bytes",
+                        *SIGMA_BIN_NAMES)  # fmt: skip
 _EVAL_SCALARS: Final = ("mean", "held_out_mean", "low", "high", "min", "max")
 
 
