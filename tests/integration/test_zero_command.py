@@ -124,6 +124,17 @@ def test_two_ranks_take_the_same_steps(
     assert events[-1]["event"] == "finished"
     assert [e["step"] for e in events if "sha256" in e and e["event"] == "sample"] == [0, 2, 4]
     assert_close(state_of(whole), state_of(tmp_path), exact=False)
+    firsts = [
+        {
+            name: value
+            for name, value in next(e for e in events_in(folder) if e["event"] == "step").items()
+            if name.startswith("loss") or name == "grad_norm"
+        }
+        for folder in (whole, tmp_path)
+    ]
+    assert "grad_norm" in firsts[0]
+    assert any(name.startswith("loss_sigma") for name in firsts[0])
+    assert firsts[1] == pytest.approx(firsts[0], rel=1e-3)
     alone, shared = (evaluations(events_in(folder)) for folder in (whole, tmp_path))
     assert [event["step"] for event in shared] == [event["step"] for event in alone] == [0, 2, 4]
     for name in ("mean", "low", "high", "by_sigma"):  # of equal weights: bit for bit
