@@ -1,5 +1,8 @@
 """CLIP scores of the pictures that a run makes while it trains: what tells them, and no more."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from tests.integration.test_pictures import PICTURES, Trained, job_of, run
+from tests.support.hub import HubServer
 from tests.support.small_jobs import named
 from tests.support.tiny_clip import write_tiny_clip
 from trainer_core.process.event_texts import lines_of
@@ -126,3 +130,33 @@ def test_a_resumed_run_counts_the_pictures_that_it_finds(
     assert again["pictures"] == 2
     assert again["mean"] == wanted["mean"]
     assert finished.state_of(4) == scored.state_of(4)
+
+
+_FETCH = """
+import sys
+from pathlib import Path
+from trainer_core.base_models.clip import find_clip
+from trainer_core.progress import SilentReporter
+print(find_clip("someone/clip", {"REVERIE_HOME": sys.argv[1]}, ())(SilentReporter()))
+"""
+
+
+def test_a_repository_of_the_hub_is_fetched_without_pickles(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    published = write_tiny_clip(tmp_path / "published")
+    (published / "pytorch_model.bin").write_bytes(b"pickle")
+    hub_server.add_model("someone/clip", published)
+    hub = {"HF_ENDPOINT": hub_server.url, "HF_HOME": str(tmp_path / "hub")}
+
+    done = subprocess.run(
+        [sys.executable, "-c", _FETCH, str(tmp_path / "home")],
+        env={**os.environ, **hub},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    folder = Path(done.stdout.strip())
+    names = {file.name for file in published.iterdir()} - {"pytorch_model.bin"}
+    assert {file.name for file in folder.iterdir()} == names

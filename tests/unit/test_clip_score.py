@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from tests.support.tiny_clip import MAX_TOKENS, write_tiny_clip
-from trainer_core.base_models.clip import check_clip_folder
+from trainer_core.base_models.clip import check_clip_folder, find_clip
 from trainer_core.errors import BaseModelError
+from trainer_core.progress import SilentReporter
 from trainer_core.validation.clip_score import BadClipModelError, ClipScorer
 
 TEXTS = ("a red boat on a lake", "", "ein Boot, groß", "a boat " * 60)
@@ -115,3 +116,15 @@ def test_a_model_of_another_kind_is_told(folder: Path, tmp_path: Path) -> None:
 
     with pytest.raises(BaseModelError, match=r"is no CLIP model.*siglip"):
         check_clip_folder(tmp_path)
+
+
+def test_a_model_is_found_beside_the_config_and_a_missing_one_is_told(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/clip").symlink_to(folder)
+
+    obtain = find_clip("models/clip", {}, (tmp_path / "config", tmp_path))
+    assert obtain(SilentReporter()) == tmp_path / "models/clip"
+    with pytest.raises(BaseModelError, match=r"there is no CLIP model \./models/other; these"):
+        find_clip("./models/other", {}, (tmp_path,))
