@@ -35,6 +35,7 @@ _PRECISIONS: Final[Mapping[str, Precision]] = {
     "int8": "int8",
     "bf16": "bf16",
     "fp32": "bf16",
+    "full": "bf16",
 }
 """Of a case of the benchmark, by the second part of a name here."""
 _CUDA: Final = torch.device("cuda")
@@ -53,20 +54,23 @@ def backend_of(
     """On fresh random weights; ``identity`` replaces fields of the plan.
 
     ``case``: precision and checkpointing, as in the benchmark's table; or fp32, whose blocks are
-    plain ones and have no graph.
+    plain ones and have no graph; or full, whose blocks are plain ones with graphs.
     """
     _, named, *rest = case.split("-")
+    is_full = named == "full"
     precision = _PRECISIONS[named]
     plan = plan_of(Case(case, (512, 512), precision, checkpointing=bool(rest)), _SETTING)
     if named == "fp32":
         fp32 = {**plan.identity.precision.model_dump(mode="json"), "compute": "fp32"}
         identity = {"precision": fp32, **identity}
+    if is_full:
+        identity = {"model_type": "full", "adapter": None, **identity}
     ema = {"decay": 0.9, "warmup_steps": 0, "update_interval": 2}
     given = {**plan.identity.model_dump(mode="json"), "ema": ema, **identity}
     operation = {**plan.operation.model_dump(mode="json"), "deterministic": deterministic}
     plan = Plan.model_validate({"identity": given, "operation": operation})
     set_determinism({}, plan.operation)
-    compute = choose_compute("cuda", plan.identity.precision)
+    compute = choose_compute("cuda", plan.identity.precision, trains_base=is_full)
     transformer = random_model(
         HiDreamImageTransformer2DModel,
         _SETTING.transformer,
@@ -76,8 +80,9 @@ def backend_of(
     )
     matmul = pick_matmul(plan.identity.precision, capability_of(compute.device)).kind
     network = prepare(transformer, plan, compute, matmul=matmul)
-    assert (network.capture_refusal is None) == (compute.weights is torch.bfloat16)
-    fill_adapter(network.trained, drawn_on=_CUDA)
+    assert (network.capture_refusal is None) == (compute.weights is torch.bfloat16 or is_full)
+    if not is_full:
+        fill_adapter(network.trained, drawn_on=_CUDA)
     if not with_graphs:
         network = replace(network, capture_refusal="a test compares with none")
     return SingleProcess(network, plan)

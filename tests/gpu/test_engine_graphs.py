@@ -33,6 +33,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs a CUDA device, and TRITON_INTERPRET=0 before the start",
 )
 CASES = ("512-bf16", "512-bf16-ckpt", "512-8bit-ckpt", "512-int8-ckpt")
+FULL = "512-full"
 CLIPS = ({"method": "value", "limit": 1e-3}, {"method": "norm", "limit": 1e-3})
 ON_DEVICE = ("optimi-lion", "optimi-adamw", "adamw")
 
@@ -43,18 +44,21 @@ def _fastest_kernels_afterwards() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def window(step: int) -> list[Batch]:
-    """Two micro-batches of different buckets; of three steps one has masks, one prior samples."""
+def window(step: int, case: str = CASES[0]) -> list[Batch]:
+    """Two micro-batches of different buckets; of three steps one has masks, one prior samples.
+
+    Full rank has no prior samples: it changes the base itself.
+    """
     sizes = SIZES[step % 3], SIZES[(step + 1) % 3]
     return [
-        batch_of(10 * step + i, size, masked=step % 3 == 1, prior=step % 3 == 2)
+        batch_of(10 * step + i, size, masked=step % 3 == 1, prior=step % 3 == 2 and case != FULL)
         for i, size in enumerate(sizes)
     ]
 
 
 @pytest.mark.parametrize("optimizer", [*ON_DEVICE, "prodigy"])
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip["method"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, FULL])
 def test_a_graph_computes_the_same_bits(case: str, clip: dict[str, Any], optimizer: str) -> None:
     fields = {"clip": clip, "optimizer": optimizer_of(optimizer)}
     graphs, without = (backend_of(case, with_graphs=each, **fields) for each in (True, False))
@@ -62,7 +66,9 @@ def test_a_graph_computes_the_same_bits(case: str, clip: dict[str, Any], optimiz
 
     for step in range(1, 7):
         # The second bucket of the first step is captured while the first one's gradient waits.
-        found, wanted = (launch(each, step, *window(step)).read() for each in (graphs, without))
+        found, wanted = (
+            launch(each, step, *window(step, case)).read() for each in (graphs, without)
+        )
         assert found == wanted
 
     assert not different(snapshot(graphs.tensors()), snapshot(without.tensors()))
@@ -185,7 +191,7 @@ def test_a_gradient_that_is_not_finite_is_found_although_the_loss_is(
 
 
 @pytest.mark.parametrize("optimizer", [*ON_DEVICE, "prodigy", "bnb-lion8bit-paged"])
-@pytest.mark.parametrize("case", [*CASES, "512-fp32"])
+@pytest.mark.parametrize("case", [*CASES, "512-fp32", FULL])
 def test_a_resumed_run_has_the_same_bits(case: str, optimizer: str) -> None:
     if optimizer.startswith("bnb"):
         pytest.importorskip("bitsandbytes")
@@ -231,9 +237,9 @@ def squared_error(backend: SingleProcess, step: int) -> torch.Tensor:
 def check_resumed(case: str, fields: dict[str, Any]) -> None:
     whole, broken = (backend_of(case, **fields) for _ in range(2))
     for step in range(1, 7):
-        launch(whole, step, *window(step)).read()
+        launch(whole, step, *window(step, case)).read()
     for step in range(1, 4):
-        launch(broken, step, *window(step)).read()
+        launch(broken, step, *window(step, case)).read()
     saved = broken.tensors()
     checkpoint = Checkpoint(
         manifest=cast(Any, None),
@@ -245,7 +251,7 @@ def check_resumed(case: str, fields: dict[str, Any]) -> None:
     resumed = backend_of(case, **fields)
     resumed.load(checkpoint)
     for step in range(4, 7):
-        launch(resumed, step, *window(step)).read()
+        launch(resumed, step, *window(step, case)).read()
 
     assert not different(snapshot(whole.tensors()), snapshot(resumed.tensors()))
 

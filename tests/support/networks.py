@@ -29,7 +29,7 @@ def network_of(
         ),
         adapter=adapter,
         trained=trained,
-        flat=None if adapter is None else FlatParameters(trained),
+        flat=FlatParameters(trained),
         compute=compute,
         has_balance=balanced,
     )

@@ -1,6 +1,7 @@
 """The transformer is changed once, in one order, and by nothing after that."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,29 @@ def test_without_gradient_checkpointing_no_block_is_computed_again(tiny_folder: 
 def _checkpointing_interval(network: Network) -> int | None:
     assert isinstance(network.blocks, PlainBlocks)
     return network.blocks.gradient_checkpointing_interval
+
+
+def test_experts_together_compute_what_they_compute_one_by_one(tiny_folder: Path) -> None:
+    """In bf16; rows of all experts in one product are what a CUDA graph can capture."""
+    plan = plan_of(tiny_folder, **FULL, gradient_checkpointing=False)
+    network = prepared(tiny_folder, plan)
+    assert network.compute.is_autocast
+    batch = batch_of((4, 6), 1, prior=False)
+    found = []
+    for groups_experts in (False, True):
+        assert isinstance(network.blocks, PlainBlocks)
+        blocks = replace(network.blocks, groups_experts=groups_experts)
+        backend = SingleProcess(replace(network, blocks=blocks), plan)
+        losses = backend.losses(batch)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        assert network.flat is not None
+        assert network.flat.values.grad is not None
+        found.append((losses.detach(), network.flat.values.grad.clone()))
+        network.flat.clear_gradients()
+
+    (one_by_one, separate), (together, grouped) = found
+    torch.testing.assert_close(together, one_by_one, rtol=1e-3, atol=0)
+    assert (grouped - separate).norm() / separate.norm() < 2e-2
 
 
 def test_a_model_without_experts_cannot_be_balanced(tiny_folder: Path) -> None:

@@ -34,9 +34,7 @@ SETTING: Final = tiny_setting()
 LAYERS: Final = 3
 READ_AFTERWARDS: Final = "trainer_core/engine/pending.py:read"
 """Reads the numbers of a step that is done, while the next one runs."""
-ENDS_OF_EXPERTS: Final = "trainer_core/hidream/fused/weights.py:per_expert"
-"""Cuts rows by expert for a CPU; a card's grouped product takes the ends where they are."""
-PLAIN_EXPERTS: Final = "trainer_core/hidream/plain_blocks.py:_feed_forward"
+PLAIN_EXPERTS: Final = "trainer_core/hidream/plain_blocks.py:_separate_experts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +116,7 @@ def flops_of_the_base(*, without_unused: bool) -> Flops:
 
 
 def test_the_host_reads_nothing_within_a_step(counted: Counted) -> None:
-    assert counted.fused.host_reads.keys() == {READ_AFTERWARDS, ENDS_OF_EXPERTS}
+    assert counted.fused.host_reads.keys() == {READ_AFTERWARDS}
     assert counted.fused.host_reads[READ_AFTERWARDS] == 1
     assert counted.plain.host_reads == {
         READ_AFTERWARDS: 1,

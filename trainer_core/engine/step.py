@@ -113,7 +113,7 @@ class SingleProcess:
         self._ema: Ema | None = None
         if identity.ema is not None:
             # An adapter's mean is small. Only that of all weights may have to leave the device.
-            is_away = plan.operation.ema_device == "cpu" and network.flat is None
+            is_away = plan.operation.ema_device == "cpu" and network.adapter is None
             home = torch.device("cpu") if is_away else device
             self._ema = Ema(self._parameters, identity.ema, home)
         self._means = StepMeans(device)

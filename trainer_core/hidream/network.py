@@ -44,7 +44,7 @@ class Network:
     trained: Mapping[str, nn.Parameter]
     """The trained parameters, by logical name."""
     flat: FlatParameters | None = None
-    """The tensor that holds the values of ``trained``; None for full rank."""
+    """The tensor that holds the values of ``trained``; None where DeepSpeed holds them."""
     compute: Compute
     host: HostWeights = ALL_ON_DEVICE
     """Frozen weights that the card has no room for."""
@@ -133,7 +133,7 @@ def prepare(
        linears, so it comes before the adapter: a quantised adapter would not be trained.
     2. Replace the experts' gates.
     3. Attach the adapter and freeze everything else. For full rank enable all gradients.
-    4. Move the adapter's tensors into one flat tensor.
+    4. Move the trained tensors into one flat tensor, unless DeepSpeed shards them.
     5. Set train mode, leave to the host what the card has no room for, and build the blocks.
 
     Nothing else may change the transformer afterwards.
@@ -160,13 +160,14 @@ def prepare(
         )
     adapter, trained = _trained(transformer, plan)
     transformer.train()
+    is_alone = adapter is not None or plan.operation.zero_stage is None
     opened = open_blocks(transformer, plan, compute, matmul, card)
     return Network(
         transformer=transformer,
         blocks=opened.blocks,
         adapter=adapter,
         trained=trained,
-        flat=None if adapter is None else FlatParameters(trained),
+        flat=FlatParameters(trained) if is_alone else None,
         compute=compute,
         host=opened.host,
         has_balance=has_balance,

@@ -10,7 +10,9 @@ Letters: B samples, P image tokens, T text tokens, S live tokens, R = S and the 
 A heads, D width of a head.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +34,10 @@ from trainer_core.kernels.expert_rows_autograd import (
     combine_rows_with_gradient,
     gather_rows_with_gradient,
 )
+from trainer_core.kernels.grouped_mm import grouped_mm
+
+Experts = Callable[[nn.ModuleList, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Multiplies rows with their experts: ``_grouped_experts`` or ``_separate_experts``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +48,9 @@ class PlainBlocks:
     gradient_checkpointing_interval: int | None
     """Block i is recomputed in the backward pass if i is a multiple of it; None: no block is.
     Double-stream blocks are counted from 0, and single-stream blocks follow."""
+    groups_experts: bool = False
+    """Multiply the rows of all experts together, in bf16. The host then need not know how many rows
+    each expert has, so a CUDA graph can capture the blocks. Experts are plain linears for that."""
 
     def double(
         self,
@@ -72,6 +81,8 @@ class PlainBlocks:
     def _run(self, number: int, forward: Any, block: Any, *tokens: Any) -> Any:
         *_, conditions = tokens
         inputs = (block, conditions.modulation(number), *tokens)
+        experts = _grouped_experts if self.groups_experts else _separate_experts
+        forward = partial(forward, experts=experts)
         interval = self.gradient_checkpointing_interval
         if interval is None or number % interval or not torch.is_grad_enabled():
             return forward(*inputs)
@@ -85,6 +96,8 @@ def _double(
     image_and_text: tuple[torch.Tensor, torch.Tensor],
     tail: torch.Tensor | None,
     conditions: Conditions,
+    *,
+    experts: Experts,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """diffusers' ``HiDreamImageTransformerBlock``."""
     image, text = image_and_text
@@ -103,7 +116,7 @@ def _double(
 
     normed_i = _modulated(block.norm3_i, image, shift_ff_i, scale_ff_i)
     normed_t = _modulated(block.norm3_t, text, shift_ff_t, scale_ff_t)
-    fed_i, loss = _feed_forward(block.ff_i, normed_i, pads)
+    fed_i, loss = _feed_forward(block.ff_i, normed_i, pads, experts)
     return gate_ff_i * fed_i + image, gate_ff_t * block.ff_t(normed_t) + text, loss
 
 
@@ -113,6 +126,8 @@ def _single(
     hidden: torch.Tensor,
     tail: torch.Tensor | None,
     conditions: Conditions,
+    *,
+    experts: Experts,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """diffusers' ``HiDreamImageSingleTransformerBlock``."""
     modulation = modulation_B6F[:, None].chunk(6, dim=-1)
@@ -123,7 +138,7 @@ def _single(
     hidden = gate * attended + hidden
 
     normed = _modulated(block.norm3_i, hidden, shift_ff, scale_ff)
-    fed, loss = _feed_forward(block.ff_i, normed, conditions.pads)
+    fed, loss = _feed_forward(block.ff_i, normed, conditions.pads, experts)
     return gate_ff * fed + hidden, loss
 
 
@@ -216,7 +231,7 @@ def _with_rope(heads_BSAD: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
 
 
 def _feed_forward(
-    layer: nn.Module, hidden_BSF: torch.Tensor, pads: Pads | None
+    layer: nn.Module, hidden_BSF: torch.Tensor, pads: Pads | None, experts: Experts
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """diffusers' ``MOEFeedForwardSwiGLU``, or a plain layer where the model has no experts."""
     if not isinstance(layer, MOEFeedForwardSwiGLU):
@@ -225,16 +240,35 @@ def _feed_forward(
     tokens_NF = hidden_BSF.view(-1, hidden_BSF.shape[-1])
     order = expert_order(chosen_NK, len(layer.experts))
     weight_M1 = weights_NK.reshape(-1)[order.order.long()].unsqueeze(-1)
-    counts = torch.diff(order.ends, prepend=order.ends.new_zeros(1)).tolist()
     choices = layer.num_activated_experts
-    rows_of_each = torch.split(gather_rows_with_gradient(tokens_NF, order, choices), counts)
-    weights_of_each = torch.split(weight_M1, counts)
-    routed_MF = torch.cat(
-        [_expert(*each) for each in zip(layer.experts, rows_of_each, weights_of_each, strict=True)]
-    )
+    rows_MF = gather_rows_with_gradient(tokens_NF, order, choices)
+    routed_MF = experts(layer.experts, rows_MF, weight_M1, order.ends)
     routed_NF = combine_rows_with_gradient(routed_MF, order, choices)
     routed = routed_NF.view_as(hidden_BSF).to(hidden_BSF.dtype)
     return routed + layer.shared_experts(hidden_BSF), loss
+
+
+def _grouped_experts(
+    experts: nn.ModuleList, rows_MF: torch.Tensor, weight_M1: torch.Tensor, ends_E: torch.Tensor
+) -> torch.Tensor:
+    """``_separate_experts`` in bf16, in two products. The experts' rows end at ``ends_E``."""
+
+    def stacked(*names: str) -> torch.Tensor:
+        weights = [torch.stack([getattr(each, name).weight for each in experts]) for name in names]
+        return torch.cat(weights, dim=1).bfloat16().transpose(-2, -1)
+
+    gate, up = grouped_mm(rows_MF.bfloat16(), stacked("w1", "w3"), ends_E).chunk(2, dim=-1)
+    inner = functional.silu(gate) * up
+    return grouped_mm(inner * weight_M1.to(inner.dtype), stacked("w2"), ends_E)
+
+
+def _separate_experts(
+    experts: nn.ModuleList, rows_MF: torch.Tensor, weight_M1: torch.Tensor, ends_E: torch.Tensor
+) -> torch.Tensor:
+    """The experts' outputs for their rows, times the rows' weights, [M, F]."""
+    counts = torch.diff(ends_E, prepend=ends_E.new_zeros(1)).tolist()
+    parts = zip(experts, torch.split(rows_MF, counts), torch.split(weight_M1, counts), strict=True)
+    return torch.cat([_expert(*each) for each in parts])
 
 
 def _expert(

@@ -1,6 +1,6 @@
-"""The trained tensors of an adapter in one flat tensor, with one flat gradient.
+"""The trained tensors in one flat tensor, with one flat gradient.
 
-An adapter has hundreds of small tensors. In one flat tensor, clipping, the optimizer and the
+There are hundreds of small tensors. In one flat tensor, clipping, the optimizer and the
 running mean are a few operations for all of them together.
 """
 

@@ -16,7 +16,7 @@ from trainer_core.hidream.fused.deltas import (
     dropped,
     is_joint_lokr,
 )
-from trainer_core.hidream.fused.weights import grouped_mm, per_expert
+from trainer_core.kernels.grouped_mm import grouped_mm, per_expert
 from trainer_core.kernels.lokr_mix import mix_add_, mix_grad
 
 

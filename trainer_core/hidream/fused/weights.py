@@ -11,6 +11,7 @@ from torch.nn import functional
 from trainer_core.kernels.activation import Activation
 from trainer_core.kernels.dense_product8 import dense_product8
 from trainer_core.kernels.gated_rows import gate_rows
+from trainer_core.kernels.grouped_mm import grouped_mm
 from trainer_core.kernels.grouped_product import grouped_product, grouped_product8
 from trainer_core.kernels.rows8 import rows_to_8_bits
 from trainer_core.kernels.transpose8 import transposed_rows8
@@ -141,21 +142,6 @@ def multiply_grouped_gradient(
         assert weight.whole is not None
         return grouped_mm(grad_MN, weight.whole, ends_E)
     return grouped_product8(grad_MN, scale_M, weight.turned(), None, ends_E, dtype)
-
-
-def grouped_mm(
-    rows_MK: torch.Tensor, weights_EKN: torch.Tensor, ends_E: torch.Tensor
-) -> torch.Tensor:
-    """Rows sorted by expert times their expert's matrix, [M, N]."""
-    if rows_MK.is_cuda:
-        return functional.grouped_mm(rows_MK, weights_EKN, offs=ends_E)
-    parts = per_expert(rows_MK, ends_E)
-    return torch.cat([part @ each for part, each in zip(parts, weights_EKN, strict=True)])
-
-
-def per_expert(rows: torch.Tensor, ends_E: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The rows of each expert; the ends are read on the host, so for the CPU only."""
-    return torch.tensor_split(rows, ends_E[:-1].long().cpu())
 
 
 def _rows(value: torch.Tensor) -> torch.Tensor:
