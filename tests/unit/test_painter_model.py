@@ -19,7 +19,7 @@ from trainer_core.painter.judging import Judged, shares_of, sheet_of
 from trainer_core.painter.model import TRANSFORMER, build_transformer, build_vae
 from trainer_core.painter.recognition import recognise
 from trainer_core.painter.scales import SCALES
-from trainer_core.painter.vae_training import normalise, train_vae
+from trainer_core.painter.vae_training import normalise, pixel_weights, train_vae
 
 SCENE = Scene("large", "plain", "red", "circle", "top left", "white")
 
@@ -120,6 +120,19 @@ def test_a_vae_learns_and_its_latents_are_normalised():
     scaled = (latents - vae.config.shift_factor) * vae.config.scaling_factor
     assert abs(float(scaled.mean())) < 0.01
     assert math.isclose(float(scaled.std()), 1, rel_tol=0.01)
+
+
+def test_errors_count_as_much_in_a_shape_as_around_it():
+    drawn = draw(replace(SCENE, size="small"), (64, 64), 1)
+    image = torch.tensor(np.asarray(drawn)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    weights = pixel_weights(image)
+    is_shape = (image - image[..., :1, -1:]).abs().amax(dim=1, keepdim=True) > 0.5
+    heavy = weights > weights.min()
+    assert weights.shape == (1, 1, 64, 64)
+    assert heavy[is_shape].all()
+    assert heavy.float().mean() < 0.25
+    assert math.isclose(float(weights[heavy].sum()), float(weights[~heavy].sum()), rel_tol=1e-4)
+    assert math.isclose(float(weights.mean()), 1, rel_tol=1e-4)
 
 
 def test_the_data_set_has_each_caption_beside_its_picture(tmp_path):

@@ -21,7 +21,7 @@ from trainer_core.painter.encoders import WIDTH, build_encoders
 NAME: Final = "hidream-painter"
 SHIFT: Final = 3.0
 """Of the sampler's steps."""
-LATENT_CHANNELS: Final = 8
+LATENT_CHANNELS: Final = 16
 _SEED: Final = 20261130
 _SHARD: Final = "12MB"
 """Largest file of weights."""

@@ -216,7 +216,7 @@ def _run(recipe: Recipe, folder: Path) -> LocalRun:
         "max_grad_norm": 1.0,
         "grad_clip_method": "norm",
         "use_ema": True,
-        "ema_decay": 0.998,
+        "ema_decay": 0.999,
         "ema_device": "accelerator",
         # A CPU may multiply bf16 many times more slowly.
         "mixed_precision": "bf16" if recipe.device == "cuda" else "no",

@@ -33,14 +33,14 @@ class Scale:
 _WHOLE: Final = Scale(
     sizes_px=SIZES_PX,
     has=lambda _: True,
-    pictures=8_000,
+    pictures=12_000,
     vae_channels=(32, 48, 64, 64),
-    vae_steps=1500,
-    vae_batch_px=48 * 128 * 128,
+    vae_steps=5000,
+    vae_batch_px=24 * 128 * 128,
     transformer=MappingProxyType({}),
     batch_size=64,
-    steps=6000,
-    learning_rate=1e-3,
+    steps=9500,
+    learning_rate=8e-4,
     judged=100,
 )
 _TRIAL: Final = Scale(
