@@ -114,6 +114,8 @@ def test_it_is_measured_at_the_start_at_intervals_and_at_the_end(unbroken: list[
         assert event["low"] < event["mean"] < event["high"]
         assert [each["sigma"] for each in event["by_sigma"]] == [1 / 6, 0.5, 5 / 6]
         assert "by_backend" not in event
+        assert [len(layer) for layer in event["expert_use"]] == [4] * 4
+        assert [sum(layer) for layer in event["expert_use"]] == pytest.approx([1] * 4, abs=1e-3)
     lowest = 0
     for number, event in enumerate(found):
         if event["mean"] < found[lowest]["mean"]:

@@ -23,6 +23,7 @@ from trainer_core.config.plan import LokrAdapter, LoraAdapter
 from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.config.simpletuner.lokr import lokr_of
 from trainer_core.config.simpletuner.reading import Findings
+from trainer_core.hidream.balance import ExpertGate
 from trainer_core.hidream.fused.blocks import FusedBlocks
 from trainer_core.hidream.fused.build import can_group, fused_blocks
 from trainer_core.hidream.network import Network
@@ -172,6 +173,27 @@ def test_fused_blocks_compute_what_plain_blocks_compute(name: str) -> None:
     assert any(value.abs().max() > 0 for key, value in plain.items() if "." in key)
     for key, value in plain.items():
         torch.testing.assert_close(fused[key], value, rtol=1e-9, atol=1e-9, msg=key)
+
+
+@pytest.mark.parametrize("name", ["all linears", "all linears, recomputed"])
+def test_both_tell_the_experts_that_their_gates_choose(name: str) -> None:
+    plain, fused = networks(CASES[name])
+    question = Question.of(CASES[name].size)
+    text = TextEmbeddings(question.t5, question.llama, question.pooled)
+    inputs = question.noise, 1000 * question.sigmas.double(), text
+    chosen: list[list[torch.Tensor]] = [[], [], []]
+    gates = [part for part in plain.transformer.modules() if isinstance(part, ExpertGate)]
+    for gate in gates:
+        gate.register_forward_hook(lambda *found: chosen[2].append(found[-1][0]))
+
+    for network, into in zip((plain, fused), chosen, strict=False):
+        with torch.no_grad():
+            network.velocity(*inputs, note_experts=into.append)
+
+    assert len(chosen[0]) == len(gates) > 1
+    for ours, theirs, wanted in zip(*chosen, strict=True):
+        assert torch.equal(ours, wanted)
+        assert torch.equal(theirs.sort(dim=1).values.long(), wanted.sort(dim=1).values)
 
 
 @pytest.mark.parametrize("name", ["all linears", "all linears, recomputed", "lora, recomputed"])

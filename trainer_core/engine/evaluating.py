@@ -32,6 +32,7 @@ from trainer_core.validation.evaluation import (
     measure_evaluation,
 )
 from trainer_core.validation.evaluations import Evaluated, Evaluations
+from trainer_core.validation.expert_use import ExpertUse, shares_of
 
 _SIGN_OF_LIFE_S: Final = 60.0
 """A supervisor takes a process that writes no event for one that hangs."""
@@ -53,7 +54,7 @@ def evaluate_if_due(run: Run, state: TrainingState) -> None:
     report_step(run, state)
     report_stage(run, state, "evaluating")
     started_s = time.monotonic()
-    loss = _measure(run, state, measured)
+    loss, expert_use = _measure(run, state, measured)
     is_finite = math.isfinite(loss.total.mean)
     found = Evaluated(
         step=state.step,
@@ -62,7 +63,8 @@ def evaluate_if_due(run: Run, state: TrainingState) -> None:
         high=loss.total.high,
     )
     state.evaluations = known.with_newest(found)
-    report_evaluation(run, state, loss, took_s=time.monotonic() - started_s)
+    took_s = time.monotonic() - started_s
+    report_evaluation(run, state, loss, expert_use=expert_use, took_s=took_s)
     if not is_finite:
         message = f"the evaluation loss after step {state.step} is not finite"
         report_warning(run, state, "evaluation_not_finite", message)
@@ -77,19 +79,25 @@ def _tell_missing(run: Run, state: TrainingState) -> None:
         report_warning(run, state, "nothing_to_evaluate", message)
 
 
-def _measure(run: Run, state: TrainingState, measured: EvaluationSet) -> EvaluationLoss:
+def _measure(
+    run: Run, state: TrainingState, measured: EvaluationSet
+) -> tuple[EvaluationLoss, Sequence[Sequence[float]]]:
+    """The loss, and the share of each expert in the choices of its layer."""
     identity = run.plan.identity
+    use = ExpertUse(int(run.loaded.network.transformer.config.num_routed_experts))
     largest_px = max(each.width_px * each.height_px for each in run.job.index.samples)
     with run.backend.with_means(), in_eval_mode(run), _random_state_kept(run):
-        return measure_evaluation(
+        loss = measure_evaluation(
             measured,
-            _losses(run),
+            _losses(run, use),
             most_px=identity.micro_batch_size * largest_px,
             rank=run.backend.rank,
             ranks=run.backend.ranks,
             add=run.backend.sum_across_ranks,
             before_batch=_between_batches(run, state),
+            after_counted=use.keep,
         )
+        return loss, shares_of(run.backend.sum_across_ranks(use.counts()))
 
 
 @contextmanager
@@ -113,7 +121,7 @@ def _between_batches(run: Run, state: TrainingState) -> Callable[[], None]:
     return between
 
 
-def _losses(run: Run) -> Callable[[Sequence[EvaluationRow]], torch.Tensor]:
+def _losses(run: Run, use: ExpertUse) -> Callable[[Sequence[EvaluationRow]], torch.Tensor]:
     """What computes the loss of each row of a batch, [B].
 
     Where a device has too little memory beside the graphs of the steps, these are freed; the next
@@ -125,14 +133,16 @@ def _losses(run: Run) -> Callable[[Sequence[EvaluationRow]], torch.Tensor]:
 
     def losses(rows: Sequence[EvaluationRow]) -> torch.Tensor:
         batch = batches.batch(rows)
+        use.begin()
         try:
-            return backend.losses(batch.to(device), objective)
+            return backend.losses(batch.to(device), objective, use.note)
         except torch.OutOfMemoryError:
             if backend.ranks > 1:  # the others wait for this rank in the same forward
                 raise
         backend.free_memory()
         torch.cuda.empty_cache()
-        return backend.losses(batch.to(device), objective)
+        use.begin()
+        return backend.losses(batch.to(device), objective, use.note)
 
     return losses
 

@@ -6,6 +6,7 @@ import torch
 
 from trainer_core.config.plan import Objective
 from trainer_core.engine.batch import Batch
+from trainer_core.hidream.blocks import NoteExperts
 from trainer_core.hidream.flow_loss import flow_loss
 from trainer_core.hidream.forward import Padding
 from trainer_core.hidream.network import Network
@@ -23,7 +24,12 @@ class Losses(NamedTuple):
     """Load-balancing loss of the experts, 0-dimensional, without its weight; None: off."""
 
 
-def batch_losses(network: Network, batch: Batch, objective: Objective) -> Losses:
+def batch_losses(
+    network: Network,
+    batch: Batch,
+    objective: Objective,
+    note_experts: NoteExperts | None = None,
+) -> Losses:
     """Predict the velocity of a batch and compare it with the target.
 
     The target of a prior sample is the base's prediction at the same noise. A batch with prior
@@ -35,6 +41,7 @@ def batch_losses(network: Network, batch: Batch, objective: Objective) -> Losses
         network: in ``train()`` mode if gradients are enabled.
         batch: on the device of the network.
         objective: the loss and its settings.
+        note_experts: as for ``forward.predict``; not called in the forward for prior samples.
 
     Raises:
         ValueError: gradients are enabled in eval mode, or the batch has prior samples and the
@@ -53,6 +60,8 @@ def batch_losses(network: Network, batch: Batch, objective: Objective) -> Losses
     has_dropout = network.adapter is not None and network.adapter.has_dropout
     if has_dropout and isinstance(network.blocks, PlainBlocks):
         torch.manual_seed(int(batch.dropout_seed.item()) % (1 << 64))
-    prediction = network.velocity(*inputs, dropout_seed=batch.dropout_seed)
+    prediction = network.velocity(
+        *inputs, dropout_seed=batch.dropout_seed, note_experts=note_experts
+    )
     flow_B = flow_loss(prediction.velocity_BCHW, target, batch.sigmas_B, objective, batch.mask_B1HW)
     return Losses(flow_B, prediction.balance)

@@ -97,9 +97,17 @@ def report_fixed_loss(run: Run, state: TrainingState, loss: FixedLoss) -> None:
 
 
 def report_evaluation(
-    run: Run, state: TrainingState, loss: EvaluationLoss, *, took_s: float
+    run: Run,
+    state: TrainingState,
+    loss: EvaluationLoss,
+    *,
+    expert_use: Sequence[Sequence[float]],
+    took_s: float,
 ) -> None:
-    """The newest evaluation loss, and which is the best so far."""
+    """The newest evaluation loss, and which is the best so far.
+
+    ``expert_use``: of each layer with experts, the share of its tokens' choices that each one got.
+    """
     measured, known = run.evaluation_set, state.evaluations
     assert measured is not None
     assert known is not None
@@ -117,6 +125,7 @@ def report_evaluation(
             "basis": known.basis,
             "is_best": best_step == state.step,
             "best_step": best_step,
+            "expert_use": [[*layer] for layer in expert_use],
             "took_s": round(took_s, 3),
         },
     )

@@ -21,6 +21,7 @@ from trainer_core.engine.step_metrics import StepMeans, total_loss
 from trainer_core.engine.update import Update
 from trainer_core.errors import CheckpointError
 from trainer_core.faultpoints import fault_point
+from trainer_core.hidream.blocks import NoteExperts
 from trainer_core.hidream.network import Network
 from trainer_core.optim.ema import Ema
 from trainer_core.optim.open import open_optimizer
@@ -42,10 +43,15 @@ class Backend(Protocol):
     preparation: tuple[str, ...]
     """How steps are launched, and why not faster; told once, before the first step."""
 
-    def losses(self, batch: Batch, objective: Objective | None = None) -> torch.Tensor:
+    def losses(
+        self,
+        batch: Batch,
+        objective: Objective | None = None,
+        note_experts: NoteExperts | None = None,
+    ) -> torch.Tensor:
         """Flow loss of each sample, [B], fp32, with its graph where gradients are enabled.
 
-        ``objective``: None: the plan's.
+        ``objective``: None: the plan's. ``note_experts``: as for ``forward.predict``.
         """
 
     def launch(
@@ -139,11 +145,21 @@ class SingleProcess:
             found.append("a mean (EMA) on the CPU asks the host after each update")
         return tuple(found)
 
-    def losses(self, batch: Batch, objective: Objective | None = None) -> torch.Tensor:
-        return self._losses(batch, objective).flow_B
+    def losses(
+        self,
+        batch: Batch,
+        objective: Objective | None = None,
+        note_experts: NoteExperts | None = None,
+    ) -> torch.Tensor:
+        return self._losses(batch, objective, note_experts).flow_B
 
-    def _losses(self, batch: Batch, objective: Objective | None = None) -> Losses:
-        return batch_losses(self._network, batch, objective or self._objective)
+    def _losses(
+        self,
+        batch: Batch,
+        objective: Objective | None = None,
+        note_experts: NoteExperts | None = None,
+    ) -> Losses:
+        return batch_losses(self._network, batch, objective or self._objective, note_experts)
 
     def launch(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float

@@ -25,6 +25,7 @@ from trainer_core.engine.step import check_same_names
 from trainer_core.engine.step_metrics import StepMeans, metrics_of, total_loss
 from trainer_core.errors import CheckpointError, DeviceError
 from trainer_core.faultpoints import fault_point
+from trainer_core.hidream.blocks import NoteExperts
 from trainer_core.hidream.network import Network
 from trainer_core.optim.build import build_optimizer, set_learning_rate
 from trainer_core.optim.state import TENSOR, complete_state
@@ -47,13 +48,17 @@ class _Objective(nn.Module):
         self._objective = objective
 
     def forward(
-        self, batch: Batch, objective: Objective | None
+        self,
+        batch: Batch,
+        objective: Objective | None,
+        note_experts: NoteExperts | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """``Losses`` as a plain tuple, which DeepSpeed's hooks understand.
 
         ``objective``: None: the plan's.
         """
-        losses = batch_losses(self._network, batch, objective or self._objective)
+        wanted = objective or self._objective
+        losses = batch_losses(self._network, batch, wanted, note_experts)
         return losses.flow_B, losses.balance
 
 
@@ -81,11 +86,21 @@ class ZeroSharded:
         self.rank = torch.distributed.get_rank()
         self.ranks = torch.distributed.get_world_size()
 
-    def losses(self, batch: Batch, objective: Objective | None = None) -> torch.Tensor:
-        return self._losses(batch, objective).flow_B
+    def losses(
+        self,
+        batch: Batch,
+        objective: Objective | None = None,
+        note_experts: NoteExperts | None = None,
+    ) -> torch.Tensor:
+        return self._losses(batch, objective, note_experts).flow_B
 
-    def _losses(self, batch: Batch, objective: Objective | None = None) -> Losses:
-        return Losses(*self._engine(batch, objective))
+    def _losses(
+        self,
+        batch: Batch,
+        objective: Objective | None = None,
+        note_experts: NoteExperts | None = None,
+    ) -> Losses:
+        return Losses(*self._engine(batch, objective, note_experts))
 
     def launch(
         self, batches: Iterable[Batch], *, count: int, step: int, learning_rate: float

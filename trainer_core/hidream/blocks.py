@@ -8,6 +8,9 @@ import torch
 from trainer_core.adapters.factors import AdapterFactors
 from trainer_core.hidream.pads import Pads
 
+NoteExperts = Callable[[torch.Tensor], None]
+"""Gets the experts that each token chose in one layer, [tokens, choices], layer by layer."""
+
 
 class Conditions(NamedTuple):
     """Inputs that all blocks of a forward share."""
@@ -20,6 +23,7 @@ class Conditions(NamedTuple):
     pads: Pads | None
     adapter: AdapterFactors
     """The adapter's matrices; read by the fused blocks only."""
+    note_experts: NoteExperts | None = None
 
 
 class Double(NamedTuple):

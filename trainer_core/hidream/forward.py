@@ -17,7 +17,7 @@ from diffusers import HiDreamImageTransformer2DModel
 from torch.nn import functional
 
 from trainer_core.adapters.factors import AdapterFactors
-from trainer_core.hidream.blocks import Blocks, Conditions
+from trainer_core.hidream.blocks import Blocks, Conditions, NoteExperts
 from trainer_core.hidream.pads import Pads
 from trainer_core.hidream.text import TextEmbeddings
 
@@ -45,6 +45,7 @@ def predict(
     padding: Padding,
     adapter: AdapterFactors,
     has_balance: bool,
+    note_experts: NoteExperts | None = None,
 ) -> Prediction:
     """Predict the velocity from data to noise, with gradients.
 
@@ -58,6 +59,8 @@ def predict(
         adapter: its matrices, for fused blocks.
         has_balance: the blocks compute the load-balancing loss. It counts all tokens that diffusers
             routes, so then each block computes them all, also those whose outputs are dropped.
+        note_experts: called by each layer of experts, in order; only without gradients, where no
+            block is computed twice.
 
     Raises:
         ValueError: batch sizes differ, the text has fewer Llama layers than the network reads, the
@@ -70,7 +73,7 @@ def predict(
     temb = transformer.t_embedder(timesteps_B.float(), noisy_BCHW.dtype)
     temb = temb + transformer.p_embedder(text.pooled)
     rope = _rope(transformer, noisy_BCHW, pads is not None, _text_tokens(text))
-    conditions = Conditions(_modulation_of(transformer, temb), rope, pads, adapter)
+    conditions = Conditions(_modulation_of(transformer, temb), rope, pads, adapter, note_experts)
     image, losses = _blocks(transformer, blocks, image, text, conditions, has_balance=has_balance)
     output = transformer.final_layer(image, temb)
     # The network predicts the velocity from noise to data.

@@ -19,7 +19,7 @@ from trainer_core.adapters.full import full_rank_parameters
 from trainer_core.config.plan import MatmulKind, Plan, Quantization
 from trainer_core.errors import BaseModelError
 from trainer_core.hidream.balance import replace_gates
-from trainer_core.hidream.blocks import Blocks
+from trainer_core.hidream.blocks import Blocks, NoteExperts
 from trainer_core.hidream.forward import Padding, Prediction, predict
 from trainer_core.hidream.fused.blocks import FusedBlocks
 from trainer_core.hidream.host.weights import ALL_ON_DEVICE, HostWeights
@@ -62,12 +62,15 @@ class Network:
         text: TextEmbeddings,
         padding: Padding = "exact",
         dropout_seed: torch.Tensor | None = None,
+        *,
+        note_experts: NoteExperts | None = None,
     ) -> Prediction:
         """Velocity and load-balancing loss; arguments and errors as in ``forward.predict``.
 
         ``dropout_seed``: of the dropout of all linears of an adapter, 0-dimensional, int64; not
         used in eval mode. With plain blocks it is not used at all: the linears draw from torch's
         global generator.
+        ``note_experts``: as for ``forward.predict``.
         """
         factors = NO_ADAPTER
         seeded: AbstractContextManager[None] = nullcontext()
@@ -87,6 +90,7 @@ class Network:
                 padding=padding,
                 adapter=factors,
                 has_balance=self._computes_balance(),
+                note_experts=note_experts,
             )
 
     def base_velocity(

@@ -28,7 +28,6 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer_core.hidream.attention import attend
 from trainer_core.hidream.blocks import Conditions, Double, Single
-from trainer_core.hidream.pads import Pads
 from trainer_core.kernels.expert_order import expert_order
 from trainer_core.kernels.expert_rows_autograd import (
     combine_rows_with_gradient,
@@ -101,7 +100,6 @@ def _double(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """diffusers' ``HiDreamImageTransformerBlock``."""
     image, text = image_and_text
-    pads = conditions.pads
     modulation = modulation_B12F[:, None].chunk(12, dim=-1)
     shift_i, scale_i, gate_i, shift_ff_i, scale_ff_i, gate_ff_i = modulation[:6]
     shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = modulation[6:]
@@ -116,7 +114,7 @@ def _double(
 
     normed_i = _modulated(block.norm3_i, image, shift_ff_i, scale_ff_i)
     normed_t = _modulated(block.norm3_t, text, shift_ff_t, scale_ff_t)
-    fed_i, loss = _feed_forward(block.ff_i, normed_i, pads, experts)
+    fed_i, loss = _feed_forward(block.ff_i, normed_i, conditions, experts)
     return gate_ff_i * fed_i + image, gate_ff_t * block.ff_t(normed_t) + text, loss
 
 
@@ -138,7 +136,7 @@ def _single(
     hidden = gate * attended + hidden
 
     normed = _modulated(block.norm3_i, hidden, shift_ff, scale_ff)
-    fed, loss = _feed_forward(block.ff_i, normed, conditions.pads, experts)
+    fed, loss = _feed_forward(block.ff_i, normed, conditions, experts)
     return gate_ff * fed + hidden, loss
 
 
@@ -231,12 +229,14 @@ def _with_rope(heads_BSAD: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
 
 
 def _feed_forward(
-    layer: nn.Module, hidden_BSF: torch.Tensor, pads: Pads | None, experts: Experts
+    layer: nn.Module, hidden_BSF: torch.Tensor, conditions: Conditions, experts: Experts
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """diffusers' ``MOEFeedForwardSwiGLU``, or a plain layer where the model has no experts."""
     if not isinstance(layer, MOEFeedForwardSwiGLU):
         return layer(hidden_BSF), None
-    chosen_NK, weights_NK, loss = layer.gate(hidden_BSF, pads)
+    chosen_NK, weights_NK, loss = layer.gate(hidden_BSF, conditions.pads)
+    if conditions.note_experts is not None:
+        conditions.note_experts(chosen_NK)
     tokens_NF = hidden_BSF.view(-1, hidden_BSF.shape[-1])
     order = expert_order(chosen_NK, len(layer.experts))
     weight_M1 = weights_NK.reshape(-1)[order.order.long()].unsqueeze(-1)

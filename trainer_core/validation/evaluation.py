@@ -167,6 +167,7 @@ def measure_evaluation(
     ranks: int,
     add: Callable[[torch.Tensor], torch.Tensor],
     before_batch: Callable[[], None],
+    after_counted: Callable[[], None] = lambda: None,
 ) -> EvaluationLoss:
     """Measure every image at every noise level, without gradients.
 
@@ -182,6 +183,8 @@ def measure_evaluation(
         ranks: number of processes.
         add: the elementwise sum of a tensor over the ranks, fp64.
         before_batch: called before each batch; it may raise to end the measurement.
+        after_counted: called after each batch but those that a rank computes only because others
+            need it to.
     """
     batches = measured.batches(most_px)
     table = torch.zeros(len(measured.images), len(measured.sigmas), dtype=torch.float64)
@@ -194,6 +197,7 @@ def measure_evaluation(
             if not is_idle:
                 for row, value in zip(batch, values, strict=True):
                     table[row.place, row.number] = value
+                after_counted()
     return summary(measured, add(table).tolist())
 
 

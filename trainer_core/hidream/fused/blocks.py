@@ -261,6 +261,8 @@ def _fed(
     out, chosen_NK = add_experts(
         block.feed, hidden, gate_BF, normed, adapter, keep_output=wanted.output
     )
+    if conditions.note_experts is not None:
+        conditions.note_experts(chosen_NK)
     if not wanted.balance:
         return (out,)
     loss = layer_balance(normed.value, block.feed.gate_EF, chosen_NK, conditions.pads)
