@@ -58,14 +58,8 @@ def test_each_prompt_is_painted_at_each_size_with_each_seed() -> None:
     assert [found.strength_of(prompt) for prompt in found.prompts] == [1.0, 1.0, 0.5]
     assert found.texts() == ("a bird", "a <token> cat", "b", "ugly")
     assert (found.step_interval, found.epoch_interval, found.has_base) == (2, None, True)
-    assert (
-        Plan.model_validate_json(
-            (
-                plan := import_small({**EVERY_2, **written}, prompt_library=LIBRARY).plan
-            ).model_dump_json()
-        )
-        == plan
-    )
+    plan = import_small({**EVERY_2, **written}, prompt_library=LIBRARY).plan
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
 
 
 def test_without_a_prompt_the_picture_has_none() -> None:
@@ -235,7 +229,7 @@ def test_the_service_tells_that_it_makes_no_previews() -> None:
     assert found.plan.operation.pictures.previews is None
     told = [t for t in texts_of(found.notices, "differs") if t.startswith("validation_preview")]
     assert told == [
-        "validation_preview: the service makes no previews: a picture is there once it is stored."
+        "validation_preview: the service makes no previews; a local run (reverie train) does."
     ]
     names = "validation_preview_steps, validation_preview_autoencoder"
     assert f"{names}: has no effect in the service." in texts_of(found.notices, "no_effect")

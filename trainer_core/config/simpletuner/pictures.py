@@ -103,7 +103,7 @@ _SCHEDULER: Final = PICTURES.text(
 )
 PICTURES.unlike(
     _SCHEDULER,
-    "SimpleTuner takes UniPC where it is not given, and knows no lcm for HiDream. Its UniPC has a "
+    "SimpleTuner takes UniPC where it is not given, and knows no lcm for HiDream. That UniPC has a "
     "fixed shift of 3.158; here every sampler has the shift that is trained with.",
 )
 _STRENGTH: Final = PICTURES.number(
@@ -164,12 +164,14 @@ PICTURES.differs(
 )
 PICTURES.differs(
     "validation_adapter_path validation_adapter_name validation_adapter_config",
-    "pictures show the model that is trained, without a further adapter: paint with that by "
-    "reverie generate.",
+    "pictures show the model that is trained, without a further adapter: reverie generate paints "
+    "with that one.",
 )
 PICTURES.no_effect(
-    "validation_adapter_strength validation_adapter_mode", "No further adapter is loaded."
+    "validation_adapter_strength",
+    "validation_lycoris_strength sets the strength of the adapter, also of a LoRA.",
 )
+PICTURES.no_effect("validation_adapter_mode", "No further adapter is loaded.")
 PICTURES.no_effect(
     "validation_guidance_real validation_no_cfg_until_timestep validation_guidance_skip_layers "
     "validation_guidance_skip_layers_start validation_guidance_skip_layers_stop "
@@ -178,7 +180,8 @@ PICTURES.no_effect(
 )
 PICTURES.no_effect(
     "validation_disable_unconditional",
-    "No picture without a prompt is made, unless an empty one is in user_prompt_library.",
+    "A picture without a prompt is made only where no prompt is given, or where "
+    "user_prompt_library has an empty one.",
 )
 PICTURES.no_effect(
     "validation_multigpu", "Every GPU of a run samples each picture, and one stores it."
@@ -196,6 +199,7 @@ _SAMPLERS: Final[dict[str, Sampler]] = {
 }
 _NOT_FLOW: Final = ("ddim", "ddpm", "euler-a", "dpm++", "perflow")
 _MAX_AT_ONCE: Final = 1000
+_ON_STEPS: Final = "validation_step_interval or validation_epoch_interval"
 _OF_PICTURES: Final[tuple[Option[Any], ...]] = (
     _IMAGES,
     _AFTER_STEP,
@@ -221,14 +225,14 @@ def pictures_of(
         _tell_idle(config, "with validation_disable", *wanted, *_OF_PICTURES)
         return None
     if not (any(intervals) or config[_STARTUP]):
-        _tell_idle(config, "without validation_step_interval", *_OF_PICTURES)
+        _tell_idle(config, f"without {_ON_STEPS} or validation_on_startup", *_OF_PICTURES)
         return None
     if is_full_rank(config):
         _tell_idle(config, "where all weights are trained", _STRENGTH)
     if not keeps_mean(config):
         _tell_idle(config, "without use_ema", _EMA)
     if not any(intervals):
-        _tell_idle(config, "without validation_step_interval", _AFTER_STEP, _AFTER_EPOCH)
+        _tell_idle(config, f"without {_ON_STEPS}", _AFTER_STEP, _AFTER_EPOCH)
     named = prompts or [Prompt(nickname=PROMPT_NAME, text="")]
     names = safe_names(prompt.nickname for prompt in named)
     pictures = Pictures(
@@ -273,8 +277,7 @@ def _previews_of(config: Options) -> Previews | None:
         _tell_idle(config, "without validation_preview", _PREVIEW_STEPS, _PREVIEW_DECODER)
         return None
     if config.source == "http":
-        message = "the service makes no previews: a picture is there once it is stored."
-        config.differs(_PREVIEW, message)
+        config.differs(_PREVIEW, "the service makes no previews; a local run (reverie train) does.")
         _tell_idle(config, "in the service", _PREVIEW_STEPS, _PREVIEW_DECODER)
         return None
     if config[_PREVIEW_STEPS] > config[STEPS]:
