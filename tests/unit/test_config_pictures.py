@@ -115,7 +115,9 @@ def test_a_wrong_value_is_a_problem(config: dict[str, Any], option: str, code: s
     assert problems_of({**EVERY_2, **config}) == [(f"/config/{option}", code)]
 
 
-@pytest.mark.parametrize("strength", [-1, 101, "strong", "nan", True, [1.0]])
+@pytest.mark.parametrize(
+    "strength", [-1, 101, pytest.param(10**400, id="huge"), "strong", "nan", True, [1.0]]
+)
 def test_a_prompt_has_no_strength_that_is_no_number(strength: Any) -> None:
     library = {"a/b": {"prompt": "a", "adapter_strength": strength}}
 

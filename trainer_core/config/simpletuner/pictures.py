@@ -169,7 +169,7 @@ PICTURES.differs(
 )
 PICTURES.no_effect(
     "validation_adapter_strength",
-    "validation_lycoris_strength sets the strength of the adapter, also of a LoRA.",
+    "The adapter's strength is set by validation_lycoris_strength, also that of a LoRA.",
 )
 PICTURES.no_effect("validation_adapter_mode", "No further adapter is loaded.")
 PICTURES.no_effect(

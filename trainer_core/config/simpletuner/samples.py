@@ -3,14 +3,13 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from pydantic import JsonValue
 
 from trainer_core.config.simpletuner.placeholders import unfilled_tokens
-from trainer_core.config.simpletuner.reading import Options, escaped
+from trainer_core.config.simpletuner.reading import Options, escaped, typed_value
 from trainer_core.config.simpletuner.verdicts import Option, Table
 
 SAMPLES: Final = Table()
@@ -58,9 +57,17 @@ _MAX_TOKENS_NAMED: Final = 5
 _MAX_NICKNAME_SHOWN: Final = 60
 _MAX_PROMPTS: Final = 500
 _MAX_SIZES: Final = 16
-_OWN_STRENGTH: Final = "adapter_strength"
 MAX_STRENGTH: Final = 100.0
 """Of the adapter in pictures."""
+_STRENGTH: Final[Option[float | None]] = Option(
+    name="adapter_strength",
+    type="float",
+    default=None,
+    reason="Of the adapter in pictures of one prompt.",
+    at_least=0,
+    at_most=MAX_STRENGTH,
+)
+"""Of an object in the prompt library."""
 PROMPT_NAME: Final = "validation"
 """Nickname of the validation prompt among those of the library, as in SimpleTuner."""
 
@@ -182,12 +189,10 @@ def _checked_prompt(nickname: str, prompt: JsonValue, config: Options) -> Prompt
     text, strength = prompt, None
     if isinstance(prompt, dict):
         text = prompt.get("prompt")
-        strength = _checked_strength(f"{at}/{_OWN_STRENGTH}", prompt.get(_OWN_STRENGTH), config)
-        if others := sorted(prompt.keys() - {"prompt", _OWN_STRENGTH}):
-            told = (
-                f"only prompt and {_OWN_STRENGTH} are read of an object: {others[0][:60]} is not."
-            )
-            config.differs(LIBRARY, told)
+        strength = _checked_strength(at, prompt.get(_STRENGTH.name), config)
+        if others := sorted(prompt.keys() - {"prompt", _STRENGTH.name}):
+            named = f"only prompt and {_STRENGTH.name} are read of an object"
+            config.differs(LIBRARY, f"{named}: {others[0][:60]} is not.")
         at = f"{at}/prompt"
     if not isinstance(text, str):
         message = f"{nickname}: a prompt has to be text, or an object with text under prompt."
@@ -197,16 +202,14 @@ def _checked_prompt(nickname: str, prompt: JsonValue, config: Options) -> Prompt
 
 
 def _checked_strength(at: str, written: JsonValue, config: Options) -> float | None:
-    if written is None:
-        return None
-    if isinstance(written, int | float | str) and not isinstance(written, bool):
-        with suppress(ValueError):
-            strength = float(written)
-            if 0 <= strength <= MAX_STRENGTH:
-                return strength
-    message = f"{_OWN_STRENGTH} has to be a number from 0 to {MAX_STRENGTH:g}; 1 is as trained."
-    config.findings.problem(at, "bad_value", message)
-    return None
+    """``at``: JSON Pointer to the prompt's object."""
+    strength = None if written is None else typed_value(_STRENGTH, written)
+    if written is not None and strength is None:
+        message = (
+            f"{_STRENGTH.name} has to be a number from 0 to {MAX_STRENGTH:g}; 1 is as trained."
+        )
+        config.findings.problem(f"{at}/{_STRENGTH.name}", "bad_value", message)
+    return strength
 
 
 def sizes_of(config: Options, max_area_px: int) -> tuple[tuple[int, int], ...]:
