@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.config_examples import import_small, problems_of
+from tests.unit.config_examples import import_small, problems_of, texts
 from trainer_core.config.plan import Pictures, PictureSize, Plan, Previews
 from trainer_core.config.plan.pictures import FREE_S
 from trainer_core.config.plan.problems import texts_of
@@ -81,6 +81,7 @@ def test_pictures_change_neither_identity_nor_sample() -> None:
         ({"validation_disable": True}, "validation_step_interval"),
         ({"validation_disable": True, "validation_time_share": 0.1}, "validation_time_share"),
         ({"ema_validation": "ema_only"}, "ema_validation"),
+        ({"validation_disable": True, "ema_validation": "none"}, "ema_validation"),
         (
             {"validation_guidance": 1, "validation_guidance_rescale": 0.5},
             "validation_guidance_rescale",
@@ -94,6 +95,18 @@ def test_an_option_without_effect_is_told(config: dict[str, Any], option: str) -
     lines = texts_of(import_small({**EVERY_2, **config}).notices, "no_effect")
 
     assert any(option in line.partition(": has no effect w")[0] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [(FULL, "where all weights are trained"), ({"validation_disable": True}, "where no pictures")],
+)
+def test_a_strength_without_effect_is_told(config: dict[str, Any], why: str) -> None:
+    told = "user_prompt_library: adapter_strength has no effect"
+    with_strength = import_small({**EVERY_2, **config}, prompt_library=LIBRARY)
+
+    assert any(line.startswith(f"{told} {why}") for line in texts(with_strength))
+    assert not any(told in line for line in texts(import_small(EVERY_2, prompt_library=LIBRARY)))
 
 
 @pytest.mark.parametrize(

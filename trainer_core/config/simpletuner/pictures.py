@@ -25,6 +25,7 @@ from trainer_core.config.simpletuner.samples import (
     Prompt,
     Prompts,
     rescale_of,
+    tell_idle_strengths,
 )
 from trainer_core.config.simpletuner.steps import MAX_STEPS
 from trainer_core.config.simpletuner.verdicts import Option, Table
@@ -204,6 +205,7 @@ _OF_PICTURES: Final[tuple[Option[Any], ...]] = (
     _IMAGES,
     _AFTER_STEP,
     _AFTER_EPOCH,
+    _EMA,
     _SCHEDULER,
     _STRENGTH,
     _TIME_SHARE,
@@ -229,6 +231,7 @@ def pictures_of(
         return None
     if is_full_rank(config):
         _tell_idle(config, "where all weights are trained", _STRENGTH)
+        tell_idle_strengths(config, prompts, "where all weights are trained")
     if not keeps_mean(config):
         _tell_idle(config, "without use_ema", _EMA)
     if not any(intervals):

@@ -162,6 +162,13 @@ def _tell_unpainted(config: Options, prompts: Prompts, sizes_px: Sequence[tuple[
         width_px, height_px = sizes_px[0]
         first = f"{width_px}x{height_px}"
         config.differs(SIZE, f"the sample image has the first size, {first}: {why}")
+    tell_idle_strengths(config, prompts, "where no pictures are made while it trains")
+
+
+def tell_idle_strengths(config: Options, prompts: Prompts, why: str) -> None:
+    """Tell that a prompt's own strength has no effect, where one has it."""
+    if any(prompt.strength is not None for prompt in prompts):
+        config.notice("no_effect", LIBRARY, f"{_STRENGTH.name} has no effect {why}.")
 
 
 def _check_tokens(config: Options, option: Option[str | None], prompt: str) -> None:
