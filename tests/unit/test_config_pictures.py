@@ -210,6 +210,7 @@ def test_an_autoencoder_of_the_hub_is_taken_from_its_cache(tmp_path: Path) -> No
     assert found("me/tiny") == str(kept / "snapshots" / commit)
     assert found("me/other") is None
     assert found("no/such/one") is None
+    assert found("me/ti--ny") is None
 
 
 def test_more_steps_between_previews_than_the_sampler_takes_are_told() -> None:

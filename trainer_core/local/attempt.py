@@ -80,7 +80,8 @@ class Attempt:
     env: Mapping[str, str]
     """OMP_NUM_THREADS and REVERIE_HOME are read."""
     folders: tuple[Path, ...]
-    """A relative path to a checkpoint or a CLIP model is tried from each of these, in order."""
+    """A relative path to a checkpoint, a CLIP model or the previews' autoencoder is tried from
+    each of these, in order."""
     output_dir: Path
     cache_dir: Path
     node_cache: NodeCache | None
@@ -141,13 +142,7 @@ class Attempt:
             if isinstance(start, Refuse):
                 raise _refused(start)
             try:
-                job = self._job(plan, index, base, start.checkpoint)
-                job = job.model_copy(
-                    update={
-                        "clip_dir": clip_dir,
-                        "preview_autoencoder": preview_autoencoder(plan, self.folders),
-                    }
-                )
+                job = self._job(plan, index, base, start.checkpoint, clip_dir)
                 from_step = self._check_checkpoint(job)
                 break
             except CheckpointCorruptError as error:
@@ -179,7 +174,14 @@ class Attempt:
             self.events.warn("unused_files", note)
         return data
 
-    def _job(self, plan: Plan, index: DataIndex, base: BaseModel, checkpoint: Path | None) -> Job:
+    def _job(
+        self,
+        plan: Plan,
+        index: DataIndex,
+        base: BaseModel,
+        checkpoint: Path | None,
+        clip_dir: str | None,
+    ) -> Job:
         if self.seed_is_drawn:
             plan = with_kept_seed(plan, checkpoint, self.output_dir)
         plan = with_kept_order(plan, checkpoint)
@@ -192,6 +194,8 @@ class Attempt:
             output_dir=str(self.output_dir),
             resume_from=None if checkpoint is None else str(checkpoint.absolute()),
             start_from=None if self.start_from is None else str(self.start_from.absolute()),
+            clip_dir=clip_dir,
+            preview_autoencoder=preview_autoencoder(plan, self.folders),
             shard_wait_s=_ENTRY_WAIT_S,
             keep_checkpoints=plan.operation.checkpoints_total_limit,
             node_cache=self.node_cache,

@@ -28,7 +28,10 @@ def preview_autoencoder(
         return str(folder.absolute())
     if not is_hub_name(name):
         return None
-    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - takes a second
+    from huggingface_hub import errors, try_to_load_from_cache  # noqa: PLC0415 - takes a second
 
-    config = try_to_load_from_cache(name, "config.json", cache_dir=hub_cache)
+    try:
+        config = try_to_load_from_cache(name, "config.json", cache_dir=hub_cache)
+    except errors.HFValidationError:  # such as a--b/c: the Hub has no such names
+        return None
     return str(Path(config).parent) if isinstance(config, str) else None
