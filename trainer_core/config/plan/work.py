@@ -101,10 +101,7 @@ def _evaluations_a_step(plan: Plan, epoch_steps: float | None) -> float:
     evaluation = plan.operation.evaluation
     if evaluation is None:
         return 0.0
-    often = 0.0 if evaluation.step_interval is None else 1 / evaluation.step_interval
-    if evaluation.epoch_interval is not None and epoch_steps is not None:
-        often += 1 / (evaluation.epoch_interval * epoch_steps)
-    return min(often, 1.0)
+    return _times_a_step(evaluation.step_interval, evaluation.epoch_interval, epoch_steps)
 
 
 def _picture_flops(operation: Operation, transformer: Mapping[str, Any]) -> float:
@@ -124,10 +121,8 @@ def _pictures_a_step(plan: Plan, epoch_steps: float | None) -> float:
     pictures = plan.operation.pictures
     if pictures is None:
         return 0.0
-    often = 0.0 if pictures.step_interval is None else 1 / pictures.step_interval
-    if pictures.epoch_interval is not None and epoch_steps is not None:
-        often += 1 / (pictures.epoch_interval * epoch_steps)
-    return min(often, 1.0) * len(pictures.after_steps(has_mean=plan.identity.ema is not None))
+    often = _times_a_step(pictures.step_interval, pictures.epoch_interval, epoch_steps)
+    return often * len(pictures.after_steps(has_mean=plan.identity.ema is not None))
 
 
 def _first_pictures(plan: Plan) -> int:
@@ -140,10 +135,22 @@ def _first_pictures(plan: Plan) -> int:
 
 def _checkpoint_interval(operation: Operation, epoch_steps: float | None) -> int:
     """Between checkpoints that fall on every n-th step, on the ends of epochs, or on both."""
-    each_step = 1 / operation.checkpoint_step_interval
-    if operation.checkpoint_epoch_interval is not None and epoch_steps is not None:
-        each_step += 1 / (operation.checkpoint_epoch_interval * epoch_steps)
-    return max(1, round(1 / each_step))
+    steps, epochs = operation.checkpoint_step_interval, operation.checkpoint_epoch_interval
+    return max(1, round(1 / _times_a_step(steps, epochs, epoch_steps)))
+
+
+def _times_a_step(steps: int | None, epochs: float | None, epoch_steps: float | None) -> float:
+    """How often, in the mean, a step is due for something; at most 1.
+
+    Args:
+        steps: every so many steps are due; None: none for that.
+        epochs: also the step that ends every so many epochs; None: none for that.
+        epoch_steps: optimizer steps of an epoch; None: not known.
+    """
+    often = 0.0 if steps is None else 1 / steps
+    if epochs is not None and epoch_steps is not None:
+        often += 1 / (epochs * epoch_steps)
+    return min(often, 1.0)
 
 
 def expected_px(plan: Plan) -> float:
