@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
 from trainer_core.errors import TrainerError
 
@@ -64,19 +63,13 @@ class ClipScorer:
 
 
 def _loaded(folder: Path) -> CLIPModel:
-    is_shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        model, info = CLIPModel.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    finally:
-        if is_shown:
-            transformers_logging.enable_progress_bar()
+    model, info = CLIPModel.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
     missing = sorted(info["missing_keys"])
     if missing:
         raise BadClipModelError(
