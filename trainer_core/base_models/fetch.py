@@ -122,7 +122,7 @@ def _hub_errors_as_ours(name: str, pin: Path | None) -> Iterator[None]:
     from huggingface_hub import constants, errors  # noqa: PLC0415
 
     endpoint = constants.ENDPOINT
-    elsewhere = "or name a local folder in diffusers' layout"
+    elsewhere = "or name a local folder that has the model"
     try:
         with writing(Path(constants.HF_HUB_CACHE)):
             yield
