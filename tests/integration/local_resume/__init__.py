@@ -1,0 +1,1 @@
+"""Runs into one output folder: started, stopped, resumed, refused, set aside."""
