@@ -1,22 +1,20 @@
 """Processes of ``python -m MODULE`` that start fast: forked from a server that has imported it.
 
-A server has imported what its processes import, and has run nothing of it: it has one thread. A
-fork takes the environment, the folder and the descriptors of the request, and then runs the module
-as ``python -m`` does: it is as a new process, without the second or more of importing. It ends
-after its last exit handler: to take the modules apart would copy most pages of the server. Only
+A server (``fork_server``) has imported what its processes import, and has run nothing of it. A fork
+takes the environment, the folder and the descriptors of the request, and then runs the module as
+``python -m`` does: it is as a new process, without the second or more of importing. It ends after
+its last exit handler: to take the modules apart would copy most pages of the server. Only
 ``/proc/PID/cmdline`` and ``/proc/PID/environ`` are the server's, and so are pages of memory. A test
-that looks at these asks for a new process. A process ends with the one that asked for it.
+that looks at these, or at what happens after the exit handlers, asks for a new process. A process
+ends with the one that asked for it.
 """
 
 import atexit
 import contextlib
 import fcntl
-import gc
 import hashlib
-import importlib
 import json
 import os
-import runpy
 import select
 import shutil
 import signal
@@ -26,16 +24,15 @@ import sys
 import tempfile
 import threading
 import time
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tests.support.fork_server import FEW_SAMPLES, MESSAGE_BYTES
+
 _ROOT = Path(__file__).resolve().parents[2]
 _START_S = 300.0
-_MESSAGE_BYTES = 1 << 17
-_MOST_DESCRIPTORS = 8
 _READ_ON_IMPORT = (
     "PYTHON",
     "LD_",
@@ -53,7 +50,6 @@ _SESSION = "TESTS_FORK_SERVERS"
 """Environment variable: the folder of the session's servers."""
 _OWNER = "owner"
 """The pipe in it."""
-_FEW_SAMPLES = "tests.support.few_samples"
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ TRAINING = Kind(
         "peft",
         "prodigyopt",
         "services.cli.program",
-        _FEW_SAMPLES,
+        FEW_SAMPLES,
         "trainer_core.commands.encode",
         "trainer_core.commands.make_tiny",
         "trainer_core.commands.train",
@@ -113,7 +109,7 @@ class ForkedProcess:
     """What tests use of ``subprocess.Popen``, for a process that a server forked."""
 
     def __init__(self, server: socket.socket) -> None:
-        message, (self._handle,), _, _ = socket.recv_fds(server, _MESSAGE_BYTES, 1)
+        message, (self._handle,), _, _ = socket.recv_fds(server, MESSAGE_BYTES, 1)
         self._server = server
         self._lock = threading.Lock()
         self.pid = int(json.loads(message)["pid"])
@@ -146,7 +142,7 @@ class ForkedProcess:
 
     def _status(self) -> int | None:
         if self.returncode is None and select.select([self._server], [], [], 0)[0]:
-            message = self._server.recv(_MESSAGE_BYTES)
+            message = self._server.recv(MESSAGE_BYTES)
             assert message, "the server of forked processes is gone"
             self.returncode = int(json.loads(message)["status"])
             os.close(self._handle)
@@ -237,7 +233,7 @@ def _start_server(address: Path, kind: Kind, env: Mapping[str, str]) -> None:
     try:
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.forking", str(address), *kind.imported],
+                [sys.executable, "-m", "tests.support.fork_server", str(address), *kind.imported],
                 stdin=owner,
                 stdout=output,
                 stderr=output,
@@ -295,121 +291,3 @@ def start_module(
         cwd=folder,
         env={"PYTHONPATH": str(_ROOT), **env},  # in another folder, it would be the installed one
     )
-
-
-def _serve(address: Path, owner: int) -> dict[str, Any] | None:
-    """Fork for each request. Returns the request in a fork, and None once the owner is gone."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(f"{address}.new")
-    listener.listen(64)
-    Path(f"{address}.new").rename(address)
-    children: dict[int, tuple[int, socket.socket]] = {}
-    """Handle → pid and connection."""
-    while True:
-        connections = {connection.fileno(): handle for handle, (_, connection) in children.items()}
-        ready, _, _ = select.select([owner, listener, *connections, *children], [], [])
-        if owner in ready:
-            for handle in children:
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-            return None
-        for each in ready:
-            if each in children:
-                _tell_status(each, *children.pop(each))
-            elif each in connections and connections[each] in children:
-                _end_unwanted(connections[each], *children.pop(connections[each]))
-        if listener in ready:
-            connection, _ = listener.accept()
-            message, received, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, _MOST_DESCRIPTORS)
-            pid = os.fork()
-            if pid == 0:
-                for handle, (_, other) in children.items():
-                    os.close(handle)
-                    other.close()
-                connection.close()
-                listener.close()
-                os.close(owner)
-                request: dict[str, Any] = json.loads(message)
-                _take_descriptors(dict(zip(received, request["descriptors"], strict=True)))
-                return request
-            for descriptor in received:
-                os.close(descriptor)
-            handle = os.pidfd_open(pid)
-            children[handle] = (pid, connection)
-            socket.send_fds(connection, [json.dumps({"pid": pid}).encode()], [handle])
-
-
-def _tell_status(handle: int, pid: int, connection: socket.socket) -> None:
-    _, ended = os.waitpid(pid, 0)
-    os.close(handle)
-    message = json.dumps({"status": os.waitstatus_to_exitcode(ended)}).encode()
-    with contextlib.suppress(OSError):  # whoever asked is gone, too
-        connection.send(message)
-    connection.close()
-
-
-def _end_unwanted(handle: int, pid: int, connection: socket.socket) -> None:
-    """Whoever asked for the process is gone."""
-    signal.pidfd_send_signal(handle, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    os.close(handle)
-    connection.close()
-
-
-def _take_descriptors(numbers: Mapping[int, int]) -> None:
-    """Received descriptor → its number in this process."""
-    free = 1 + max(*numbers, *numbers.values())
-    moved = {os.dup2(each, free + n): number for n, (each, number) in enumerate(numbers.items())}
-    for each in numbers:
-        os.close(each)
-    for each, number in moved.items():
-        os.dup2(each, number)
-        os.close(each)
-
-
-def _become(request: Mapping[str, Any]) -> None:
-    """Run the module of the request as ``python -m`` does."""
-    os.environ.clear()
-    os.environ.update(request["env"])
-    os.chdir(request["folder"])
-    if few_samples := sys.modules.get(_FEW_SAMPLES):
-        few_samples.choose(os.environ)
-    sys.argv = [request["module"], *request["argv"]]
-    try:
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
-    except SystemExit as exit_:
-        if isinstance(exit_.code, int | None):  # else Python prints it
-            _end["status"] = exit_.code or 0
-        raise
-    _end["status"] = 0
-
-
-_end: dict[str, int] = {}
-"""Of a fork whose module has ended in the usual way: ``status``."""
-
-
-def _leave() -> None:
-    """The last exit handler. An end by an exception is left to Python, and output nobody reads."""
-    with contextlib.suppress(OSError, ValueError):
-        if "status" in _end:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(_end["status"] & 0xFF)
-
-
-def _forget_finalizers() -> None:
-    """What imports made is not finalized by the forks: torch would take its operators apart."""
-    for finalizer in list(vars(weakref.finalize)["_registry"]):
-        finalizer.atexit = False
-
-
-if __name__ == "__main__":
-    atexit.register(_leave)  # before the imports: the handler registered first is run last
-    for name in sys.argv[2:]:
-        importlib.import_module(name)
-    _forget_finalizers()
-    gc.collect()
-    gc.freeze()
-    # The number of stdin, which every fork takes for itself, has to be free.
-    owner_gone = os.dup(0)
-    if (asked := _serve(Path(sys.argv[1]), owner_gone)) is not None:
-        _become(asked)
