@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from datetime import timedelta
 from typing import Final
 
@@ -37,8 +38,8 @@ def main() -> int:
     stopping, work = threading.Event(), threading.Event()
 
     def stop(_number: int, _frame: object) -> None:
+        # Not `work`: this thread may hold its lock now, on its way into the wait.
         stopping.set()
-        work.set()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
@@ -75,7 +76,7 @@ def main() -> int:
             except DatabaseDownError as error:
                 metrics.rounds.labels(outcome="database_down").inc()
                 log.warning("database_down", error=str(error))
-            stopping.wait(_SHORTEST_PAUSE_S)
+            time.sleep(_SHORTEST_PAUSE_S)
             work.wait(settings.poll_s)
     database.close()
     log.info("dispatcher_down")
@@ -85,11 +86,12 @@ def main() -> int:
 def _listen(database: Database, work: threading.Event, stopping: threading.Event) -> None:
     while not stopping.is_set():
         try:
-            for notice in database.listen(WORK):
+            for notice in database.listen(WORK):  # None each second
+                if stopping.is_set():
+                    break
                 if notice is not None:
                     work.set()
-                if stopping.is_set():
-                    return
         except DatabaseDownError as error:
             log.warning("listening_interrupted", error=str(error))
             stopping.wait(1)  # meanwhile rounds start every poll_s only
+    work.set()  # which the handler of the signal may not do

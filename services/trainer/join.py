@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -90,7 +91,8 @@ def _answer_offers(
                 answer(offer.run_id)
             except Exception:  # the outermost loop: one bad run must not end the worker
                 log.exception("offer_failed")
-        stopping.wait(_BETWEEN_OFFERS_S)
+        if not stopping.is_set():  # no wait: on its way into that, a handler could not set it
+            time.sleep(_BETWEEN_OFFERS_S)
 
 
 def _as_told(settings: Settings, identity: Identity) -> Settings:

@@ -19,6 +19,18 @@ from tests.support.waiting import wait_until
 TRAIN = trainer_queue("cpu")
 
 
+def settings_of(database_url: str, redis_server: RedisServer, objects: Path) -> dict[str, str]:
+    return {
+        "REVERIE_DATABASE_URL": database_url,
+        "REVERIE_BROKER_URL": redis_server.url,
+        "REVERIE_OBJECTS_URL": f"file://{objects}",
+        "REVERIE_SIGNING_KEY": SIGNING_KEY.hex(),
+        "REVERIE_POLL_S": "0.05",
+        "REVERIE_OFFER_S": "60",
+        "REVERIE_LOG_FORMAT": "json",
+    }
+
+
 @contextmanager
 def two_dispatchers(settings: Mapping[str, str]) -> Iterator[None]:
     """Run two dispatchers and an indexer; all must end cleanly on SIGTERM and log JSON lines."""
@@ -49,14 +61,8 @@ def test_two_dispatchers_do_each_piece_of_work_once(
     queues: Callable[[str], int],
 ) -> None:
     settings = {
-        "REVERIE_DATABASE_URL": database_url,
-        "REVERIE_BROKER_URL": redis_server.url,
+        **settings_of(database_url, redis_server, tmp_path),
         "REVERIE_MODELS_DIR": str(described_models_dir),
-        "REVERIE_OBJECTS_URL": f"file://{tmp_path}",
-        "REVERIE_SIGNING_KEY": SIGNING_KEY.hex(),
-        "REVERIE_POLL_S": "0.05",
-        "REVERIE_OFFER_S": "60",
-        "REVERIE_LOG_FORMAT": "json",
     }
     held = tenant_db.held()
     for _ in range(2):
@@ -81,3 +87,28 @@ def test_two_dispatchers_do_each_piece_of_work_once(
         assert queues(CACHE_QUEUE) == num_shards
         assert tenant_db.run(held.run_id).is_held
     assert queues(TRAIN) == len(waiting)
+
+
+_STOPPED_IN_A_WAIT = """
+import signal, sys, threading
+from services.dispatcher.main import main
+
+def stop(frame, event, arg):
+    if frame.f_code is threading.Condition.wait.__code__:  # of an event, whose lock is held
+        if frame.f_back.f_back.f_code is main.__code__:
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGTERM)
+
+sys.settrace(stop)
+sys.exit(main())
+"""
+
+
+def test_a_signal_that_comes_as_it_begins_to_wait_ends_it(
+    database_url: str, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    env = {**os.environ, **settings_of(database_url, redis_server, tmp_path)}
+    command = [sys.executable, "-c", _STOPPED_IN_A_WAIT]
+    done = subprocess.run(command, env=env, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"dispatcher_down" in done.stderr

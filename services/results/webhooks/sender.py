@@ -99,7 +99,8 @@ class Sender:
                         del under_way[each]
                     idle_until = time.monotonic() + self.linger_s
                 elif time.monotonic() < idle_until:
-                    stopping.wait(min(_LOOK_EVERY_S, self.linger_s))
+                    # No wait of `stopping`: on its way into that, a handler could not set it.
+                    time.sleep(min(_LOOK_EVERY_S, self.linger_s))
                 else:
                     break
 
