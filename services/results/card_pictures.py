@@ -1,6 +1,5 @@
 """Pictures that a run made while it trained, for its model repository and its card."""
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import structlog
 
 from services.objects.errors import ObjectCorruptError, ObjectMissingError
 from services.objects.keys import sample_key
+from services.objects.local_files import sha256_of
 from services.objects.port import ObjectStore
 from services.store.run_samples import Sample
 from trainer_core.errors import BadImageError
@@ -124,7 +124,7 @@ def _fetch(objects: ObjectStore, tenant_id: str, sample: Sample, file: Path) -> 
     except (ObjectMissingError, ObjectCorruptError) as error:
         log.warning("picture_not_fetched", key=key, error=str(error))
         return False
-    if hashlib.sha256(file.read_bytes()).hexdigest() == sample.sha256:
+    if sha256_of(file) == sample.sha256:
         return True
     log.warning("picture_damaged", key=key)
     return False

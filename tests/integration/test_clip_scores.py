@@ -1,6 +1,7 @@
 """CLIP scores of the pictures that a run makes while it trains: what tells them, and no more."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from tests.integration.test_pictures import PICTURES, Trained, job_of, run
 from tests.support.hub import HubServer
+from tests.support.painting_runs import PICTURES, Trained, job_of, run
 from tests.support.small_jobs import named
 from tests.support.tiny_clip import write_tiny_clip
 from trainer_core.process.event_texts import lines_of
@@ -100,10 +101,7 @@ def test_training_and_pictures_are_the_same_without(
 def test_a_model_that_cannot_be_loaded_is_told_once_and_fails_no_run(
     tiny_folder: Path, shards: Path, clip: Path, tmp_path: Path
 ) -> None:
-    broken = tmp_path / "clip"
-    broken.mkdir()
-    for file in clip.iterdir():
-        (broken / file.name).write_bytes(file.read_bytes())
+    broken = shutil.copytree(clip, tmp_path / "clip")
     (broken / "model.safetensors").write_bytes(b"\x00" * 100)
 
     trained = run(scored_job(tiny_folder, shards, tmp_path / "run", broken))
