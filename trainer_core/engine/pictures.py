@@ -157,7 +157,7 @@ class _Painter:
         is_asked = is_start and run.backend.rank == 0
         made = self._made(picture, facts) if is_asked else None
         if run.backend.max_across_ranks(int(made is not None)):
-            if made is not None and CLIP_FACT in made:
+            if made is not None and CLIP_FACT in made and run.job.clip_dir is not None:
                 self.scores.note(picture, float(made[CLIP_FACT]))
             return
         size = picture.size.width_px, picture.size.height_px

@@ -194,6 +194,7 @@ _SAMPLERS: Final[dict[str, Sampler]] = {
     "euler": "euler",
     "flow_euler": "euler",
     "flow_matching": "euler",
+    "flow_match_euler": "euler",
     "unipc": "unipc",
     "flow_unipc": "unipc",
     "lcm": "lcm",
