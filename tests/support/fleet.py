@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -177,15 +178,18 @@ class Fleet:
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
     def stop(self) -> None:
-        """End every process: SIGTERM, then SIGKILL for what stays."""
-        living = [p for p in self.processes.values() if p.poll() is None]
-        for process in living:
+        """End every process: SIGTERM, then SIGKILL for what stays, with a warning that names it."""
+        living = {name: p for name, p in self.processes.items() if p.poll() is None}
+        for process in living.values():
             process.send_signal(signal.SIGCONT)
             process.terminate()
         end = time.monotonic() + 30
-        for process in living:
+        for name, process in living.items():
             try:
                 process.wait(timeout=max(0.1, end - time.monotonic()))
             except subprocess.TimeoutExpired:
+                warnings.warn(
+                    f"{name} has not ended by SIGTERM: {self.tail(name, 1000)}", stacklevel=2
+                )
                 process.kill()
                 process.wait()
