@@ -105,7 +105,8 @@ class Ours:
         """As ``Subject.gradient``."""
         trained = self.network.trained
         fill_adapter(trained, drawn_on=self._drawn_on)
-        with self._backend.averaged():  # frees the memory of graphs
+        self._backend.free_memory()
+        with self._backend.with_means():
             loss = self._backend.losses(batch).mean()
             return Gradient.of(loss, trained)
 
