@@ -173,7 +173,7 @@ class SingleProcess:
         except BaseException:  # also a stop request while the step waits for an entry
             self._update.clear()
             raise
-        if self._graphs is None or self._optimizer.asks_host:
+        if self._graphs is None or self._update.asks_host:
             self._update.apply()
         else:
             self._graphs.run(self._update.work())

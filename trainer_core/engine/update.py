@@ -16,7 +16,7 @@ class Update:
     """Applies the gradients of a step, unless a number of it is not finite.
 
     ``apply`` reads and writes tensors that stay where they are, so a graph may capture it, unless
-    the optimizer or the mean asks the host.
+    it ``asks_host``.
     """
 
     def __init__(
@@ -38,6 +38,11 @@ class Update:
         self._numbers = torch.zeros(len(self._numbers_of(1, 0.0)), device=device)
         self.report = torch.zeros(1 + num_reported(), dtype=torch.float64, device=device)
         """What ``Health.note`` returned for the last step."""
+
+    @property
+    def asks_host(self) -> bool:
+        """Whether ``apply`` waits for the device, for the optimizer or for a mean on the host."""
+        return self._optimizer.asks_host or (self._ema is not None and self._ema.asks_host)
 
     def prepare(self, step: int, learning_rate: float) -> None:
         """Send the numbers of a step to the device."""
