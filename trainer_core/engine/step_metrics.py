@@ -10,11 +10,14 @@ import torch
 from trainer_core.config.plan import Objective
 from trainer_core.engine.losses import Losses
 from trainer_core.errors import NonFiniteLossError
+from trainer_core.process.scalars import SIGMA_BIN_NAMES
 
-SIGMA_BINS: Final = 4
+SIGMA_BINS: Final = len(SIGMA_BIN_NAMES)
 """Equal parts of [0, 1], the range of sigma, in which the loss of a step's samples is told."""
 NUM_CHECKED: Final = 3
 """A step that has another than a finite number among these changes nothing."""
+NUM_REPORTED: Final = NUM_CHECKED + 1 + 2 * SIGMA_BINS
+"""How many numbers ``StepMeans`` has of a step."""
 _AT_THE_FIRST_STEP: Final = (
     "No option of the optimizer can be the cause: look at the pictures of this step and at the "
     "weights that the run starts from."
@@ -75,11 +78,6 @@ class StepMeans:
     def more_numbers(self, grad_norm: torch.Tensor) -> torch.Tensor:
         """What no step is stopped for, fp64, [1 + 2 · bins], for ``metrics_of``."""
         return torch.cat([grad_norm.double().view(1), self.by_sigma.double().flatten()])
-
-
-def num_reported() -> int:
-    """How many numbers ``StepMeans`` has of a step."""
-    return NUM_CHECKED + 1 + 2 * SIGMA_BINS
 
 
 def metrics_of(

@@ -5,7 +5,7 @@ import torch
 from trainer_core.config.plan import Clip
 from trainer_core.engine.graphs import Work
 from trainer_core.engine.pending import Health
-from trainer_core.engine.step_metrics import StepMeans, num_reported
+from trainer_core.engine.step_metrics import NUM_REPORTED, StepMeans
 from trainer_core.optim.clip import clip_gradients, largest_gradient
 from trainer_core.optim.ema import Ema
 from trainer_core.optim.guarded import GuardedOptimizer
@@ -36,7 +36,7 @@ class Update:
         device = means.flow.device
         self.health = Health(device)
         self._numbers = torch.zeros(len(self._numbers_of(1, 0.0)), device=device)
-        self.report = torch.zeros(1 + num_reported(), dtype=torch.float64, device=device)
+        self.report = torch.zeros(1 + NUM_REPORTED, dtype=torch.float64, device=device)
         """What ``Health.note`` returned for the last step."""
 
     @property
