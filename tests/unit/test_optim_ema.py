@@ -17,11 +17,13 @@ def plan(decay: float = 0.9, warmup_steps: int = 0, update_interval: int = 1) ->
     return EmaPlan(decay=decay, warmup_steps=warmup_steps, update_interval=update_interval)
 
 
-@pytest.fixture(autouse=True, params=["known", "on the device"])
+@pytest.fixture(autouse=True, params=["known", "on the device", "in pieces"])
 def flag(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also as on cuda, where the host does not know whether a step was healthy."""
-    if request.param == "on the device":
+    if request.param != "known":
         monkeypatch.setattr(guarded, "host_knows", lambda flag: False)
+    if request.param == "in pieces":
+        monkeypatch.setattr(guarded, "_PIECE_ELEMENTS", 64)
 
 
 def moved(parameters: dict[str, nn.Parameter], step: int) -> None:

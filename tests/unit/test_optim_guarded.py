@@ -28,11 +28,13 @@ LIBRARIES: dict[str, Callable[..., torch.optim.Optimizer]] = {
 YES, NO = torch.tensor(True), torch.tensor(False)
 
 
-@pytest.fixture(autouse=True, params=["known", "on the device"])
+@pytest.fixture(autouse=True, params=["known", "on the device", "in pieces"])
 def flag(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also as on cuda, where the host does not know whether a step was healthy."""
-    if request.param == "on the device":
+    if request.param != "known":
         monkeypatch.setattr(guarded, "host_knows", lambda flag: False)
+    if request.param == "in pieces":
+        monkeypatch.setattr(guarded, "_PIECE_ELEMENTS", 64)
 
 
 def plan(name: str, weight_decay: float = 0.01) -> OptimizerPlan:

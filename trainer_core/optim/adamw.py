@@ -12,7 +12,7 @@ import torch
 
 from trainer_core.config.plan import OptimizerPlan
 from trainer_core.errors import CheckpointError
-from trainer_core.optim.guarded import Guard, load_moments, moment_tensors
+from trainer_core.optim.guarded import Guard, load_moments, moment_tensors, updated_pieces
 from trainer_core.optim.parameters import ParameterTensors
 from trainer_core.optim.state import GROUP_TENSOR, TENSOR
 
@@ -50,14 +50,8 @@ class AdamW:
         if guard.is_shut:
             return
         value_kept, mean_share, square_kept, square_share, root, rate = numbers.unbind()
-        leaves, moments = self._parameters.leaves, self._moments
-        for leaf, mean, square in zip(
-            leaves, moments["exp_avg"], moments["exp_avg_sq"], strict=True
-        ):
-            gradient = leaf.grad
-            if gradient is None:
-                continue
-            value = leaf.detach()
+        moments = self._moments["exp_avg"], self._moments["exp_avg_sq"]
+        for gradient, mean, square, value in updated_pieces(self._parameters, *moments):
             new_mean = torch.lerp(mean, gradient, mean_share, out=guard.place(mean))
             # Factors are multiplied in the order of the libraries' scalar arguments: same bits.
             new_square = torch.mul(square, square_kept, out=guard.place(square))

@@ -8,7 +8,7 @@ import torch
 
 from trainer_core.config.plan import EmaPlan
 from trainer_core.errors import CheckpointError
-from trainer_core.optim.guarded import Guard
+from trainer_core.optim.guarded import Guard, in_pieces
 from trainer_core.optim.parameters import ParameterTensors
 
 
@@ -58,8 +58,8 @@ class Ema:
         if guard.is_shut:
             return
         is_copy = Guard(share == 1)
-        for leaf, mean in zip(self._parameters.leaves, self._means, strict=True):
-            value = leaf.detach().to(mean.device, mean.dtype)
+        for leaf, mean in self._pieces():
+            value = leaf.to(mean.device, mean.dtype)
             # At share 1 the formula would round.
             moved = torch.addcmul(mean, value - mean, share, out=guard.place(mean))
             is_copy.write(value, moved)
@@ -93,8 +93,12 @@ class Ema:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        # In place, one leaf at a time: a second copy of all weights may not fit.
-        for leaf, mean in zip(self._parameters.leaves, self._means, strict=True):
-            value = leaf.detach().to(mean.device, copy=True)
+        # In place: a second copy of all weights may not fit.
+        for leaf, mean in self._pieces():
+            value = leaf.to(mean.device, copy=True)
             leaf.copy_(mean)
             mean.copy_(value)
+
+    def _pieces(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        for leaf, mean in zip(self._parameters.leaves, self._means, strict=True):
+            yield from in_pieces(leaf.detach(), mean)

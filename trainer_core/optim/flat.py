@@ -47,13 +47,15 @@ class FlatParameters:
         dtype, device = kinds.pop()
         size = sum(place.size + place.padding for place in self._places)
         self.values = nn.Parameter(torch.zeros(size, dtype=dtype, device=device))
-        self.values.grad = torch.zeros_like(self.values)
         self.leaves = (self.values,)
         values = self.by_name([self.values.detach()])
-        gradients = self.by_name([self.values.grad])
         for name, parameter in parameters.items():
             values[name].copy_(parameter.detach())
             parameter.data = values[name]
+        # Last, when nothing is held twice any more.
+        self.values.grad = torch.zeros_like(self.values)
+        gradients = self.by_name([self.values.grad])
+        for name, parameter in parameters.items():
             parameter.grad = gradients[name]
 
     def stacks(self) -> tuple[Stack, ...]:

@@ -4,14 +4,17 @@ An update is made of tensor operations only. Learning rate and bias corrections 
 device, and so is the flag that says whether the step was healthy. Nothing is read by the host.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Protocol
 
 import torch
 
 from trainer_core.errors import CheckpointError
 from trainer_core.optim.parameters import ParameterTensors
 from trainer_core.optim.state import TENSOR
+
+_PIECE_ELEMENTS: Final = 1 << 26
+"""256 MiB in fp32. A multiple of the width of vector registers, so that no bit depends on it."""
 
 
 class GuardedOptimizer(Protocol):
@@ -71,6 +74,24 @@ class Guard:
             torch.where(self._flag, new, old, out=old)
         elif self._known and new is not old:
             old.copy_(new)
+
+
+def in_pieces(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Flat views of the same elements of contiguous tensors of one shape, one piece after another.
+
+    A leaf may hold all weights of a model: what an update computes on the way has the size of a
+    piece, not several times that of the leaf.
+    """
+    return zip(*(torch.split(each.view(-1), _PIECE_ELEMENTS) for each in tensors), strict=True)
+
+
+def updated_pieces(
+    parameters: ParameterTensors, *moments: Sequence[torch.Tensor]
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """``in_pieces`` of each leaf that has a gradient: gradient, moments and value."""
+    for leaf, *own in zip(parameters.leaves, *moments, strict=True):
+        if leaf.grad is not None:
+            yield from in_pieces(leaf.grad, *own, leaf.detach())
 
 
 def host_knows(flag: torch.Tensor) -> bool:

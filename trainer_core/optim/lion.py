@@ -6,7 +6,7 @@ from typing import Final
 import torch
 
 from trainer_core.config.plan import OptimizerPlan
-from trainer_core.optim.guarded import Guard, load_moments, moment_tensors
+from trainer_core.optim.guarded import Guard, load_moments, moment_tensors, updated_pieces
 from trainer_core.optim.parameters import ParameterTensors
 
 
@@ -35,11 +35,7 @@ class Lion:
             return
         rate, kept = numbers.unbind()
         beta1, beta2 = self._plan.betas
-        for leaf, mean in zip(self._parameters.leaves, self._moments["exp_avg"], strict=True):
-            gradient = leaf.grad
-            if gradient is None:
-                continue
-            value = leaf.detach()
+        for gradient, mean, value in updated_pieces(self._parameters, self._moments["exp_avg"]):
             direction = mean.lerp(gradient, weight=1 - beta1).sign_()
             moved = torch.mul(value, kept, out=guard.place(value))
             guard.write(moved.addcmul_(direction, rate, value=-1), value)
