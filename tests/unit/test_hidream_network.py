@@ -182,6 +182,7 @@ def test_experts_together_compute_what_they_compute_one_by_one(tiny_folder: Path
     plan = plan_of(tiny_folder, **FULL, gradient_checkpointing=False)
     network = prepared(tiny_folder, plan)
     assert network.compute.is_autocast
+    assert "rows of experts" in str(network.capture_refusal)  # of full rank, not of fused blocks
     batch = batch_of((4, 6), 1, prior=False)
     found = []
     for groups_experts in (False, True):

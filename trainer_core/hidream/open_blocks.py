@@ -1,7 +1,6 @@
 """The blocks of a prepared transformer: fused where they can be had, else plain."""
 
 from dataclasses import dataclass
-from typing import Final
 
 from diffusers import HiDreamImageTransformer2DModel
 from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU
@@ -12,13 +11,11 @@ from trainer_core.hidream.blocks import Blocks
 from trainer_core.hidream.fused.build import fused_blocks, refusal
 from trainer_core.hidream.host.weights import ALL_ON_DEVICE, HostWeights, hold_on_host
 from trainer_core.hidream.plain_blocks import PlainBlocks
+from trainer_core.kernels.grouped_mm import SIDE_MULTIPLE
 from trainer_core.memory.card_plan import CardPlan, described, offloaded_linears
 from trainer_core.memory.fused_model import FusedModel
 from trainer_core.memory.fused_weights import streamed_linears
 from trainer_core.precision.compute import Compute, capability_of
-
-_GROUPED_SIDES: Final = 8
-"""Rows of the matrices are multiples of 16 bytes in bf16, as torch's product on CUDA demands."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,13 +52,14 @@ def open_blocks(
     if reason is not None:
         if card is not None:  # plain blocks need all weights on the card
             transformer.to(compute.device)
-        capture_refusal = _plain_capture_refusal(transformer, plan, compute, interval)
+        if plan.identity.adapter is None:
+            reason = _plain_capture_refusal(transformer, plan, compute, interval)
         plain = PlainBlocks(
             transformer=transformer,
             gradient_checkpointing_interval=interval,
-            groups_experts=capture_refusal is None,
+            groups_experts=reason is None,
         )
-        return OpenedBlocks(blocks=plain, capture_refusal=capture_refusal and reason)
+        return OpenedBlocks(blocks=plain, capture_refusal=reason)
     total = len(transformer.double_stream_blocks) + len(transformer.single_stream_blocks)
     if card is None:
         recomputed = frozenset() if interval is None else frozenset(range(0, total, interval))
@@ -89,17 +87,17 @@ def _plain_capture_refusal(
     compute: Compute,
     interval: int | None,
 ) -> str | None:
-    """Why a CUDA graph cannot capture plain blocks; None: it can."""
+    """Why a CUDA graph cannot capture plain blocks without an adapter; None: it can."""
     if not has_grouped_products(capability_of(compute.device)) or not compute.is_autocast:
         return "the rows of experts are multiplied together only in bf16, on cards of 9 or 10"
-    if plan.identity.adapter is not None or plan.operation.zero_stage is not None:
-        return "the experts are not plain linears of this process"
+    if plan.operation.zero_stage is not None:
+        return "DeepSpeed shards the weights"
     if interval is not None:
         return "blocks are recomputed"
     layers = (each for each in transformer.modules() if isinstance(each, MOEFeedForwardSwiGLU))
     sides = (side for layer in layers for part in layer.experts.parameters() for side in part.shape)
-    if any(side % _GROUPED_SIDES for side in sides):
-        return f"the experts' widths are no multiples of {_GROUPED_SIDES}"
+    if any(side % SIDE_MULTIPLE for side in sides):
+        return f"the experts' widths are no multiples of {SIDE_MULTIPLE}"
     return None
 
 

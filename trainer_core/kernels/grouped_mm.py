@@ -3,8 +3,14 @@
 Letters: M rows, E experts, K and N widths.
 """
 
+from typing import Final
+
 import torch
 from torch.nn import functional
+
+SIDE_MULTIPLE: Final = 8
+"""Of sides of the matrices: their rows are multiples of 16 bytes in bf16, which torch's product on
+CUDA demands."""
 
 
 def grouped_mm(

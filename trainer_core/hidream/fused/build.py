@@ -29,6 +29,7 @@ from trainer_core.hidream.fused.feed_forward import FeedForward
 from trainer_core.hidream.fused.linears import Linears
 from trainer_core.hidream.fused.weights import Weight
 from trainer_core.hidream.host.weights import ALL_ON_DEVICE, HostWeights
+from trainer_core.kernels.grouped_mm import SIDE_MULTIPLE
 from trainer_core.kernels.transpose8 import transposed_rows8
 from trainer_core.precision.base_weights import joined
 from trainer_core.precision.compute import Compute, capability_of
@@ -115,12 +116,14 @@ def _frozen_parts(transformer: nn.Module) -> Iterator[nn.Parameter]:
 def can_group(layer: Any) -> bool:
     """Whether a grouped product can multiply the adapters of a layer's routed experts.
 
-    Each linear has the same kind and shape of adapter in all experts. Rows of the matrices are
-    multiples of 16 bytes in bf16, as torch's product on CUDA demands.
+    Each linear has the same kind and shape of adapter in all experts, and the product takes its
+    sides.
     """
     return all(
         len({_signature(getattr(expert, name)) for expert in layer.experts}) == 1
-        and all(side % 8 == 0 for side in _grouped_sides(getattr(layer.experts[0], name)))
+        and not any(
+            side % SIDE_MULTIPLE for side in _grouped_sides(getattr(layer.experts[0], name))
+        )
         for name in ("w1", "w2", "w3")
     )
 
