@@ -1,8 +1,8 @@
 """Makes the painting model from nothing: draws its pictures, trains its VAE, then its transformer.
 
 The transformer is trained by the trainer of every run, with all its weights, from a folder of
-pictures and files of SimpleTuner's options. A second call in the same folder makes
-neither the VAE nor the cache entries again, and goes on with an interrupted run of as many steps.
+pictures and files of SimpleTuner's options. A second call in the same folder makes neither the VAE
+nor the cache entries again, and goes on with an interrupted run of as many steps.
 """
 
 import json
