@@ -1,4 +1,4 @@
-"""What the layers of an adapter are told about a forward: on or off, and the dropout's seed."""
+"""What an adapter is told about a forward: on or off, how strong, and the dropout's seed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ class AdapterSwitch:
     def __init__(self) -> None:
         self.is_on = True
         self.is_exported = False
-        """Whether constant factors are multiplied where an exported file has them. Products of
+        """Whether layers multiply constant factors where an exported file has them. Products of
         fp32 numbers round, so elsewhere an image could have other bits than one from the file."""
         self.strength = 1.0
         """What each delta is multiplied with; other than 1 only where ``is_exported``."""
@@ -61,7 +61,11 @@ class AdapterSwitch:
 
     @contextmanager
     def exported(self, strength: float) -> Iterator[None]:
-        """Inside, each layer computes as with its exported file at ``strength``, bit for bit."""
+        """Inside, the adapter acts as its exported file does with this strength.
+
+        Its layers compute the same bits on a CPU. Fused blocks, which do not run them, take the
+        strength alone.
+        """
         before = self.is_exported, self.strength
         self.is_exported, self.strength = True, strength
         try:
