@@ -28,8 +28,8 @@ def pace(events: Sequence[Event]) -> dict[str, Any]:
     """Seconds a step, between the ends of steps on the device.
 
     ``step_s`` is the mean without the intervals in which a checkpoint was written, or the run was
-    evaluated or made pictures, and
-    ``with_checkpoint_s`` that of all. A checkpoint after the last step is not in either.
+    evaluated or made pictures, and ``with_checkpoint_s`` that of all. ``checkpoint_pause_s`` has
+    the pauses of all three kinds. A checkpoint after the last step is in none of them.
     """
     intervals = list(_intervals(events))
     plain = [each for each in intervals if not each.is_interrupted]
