@@ -191,6 +191,8 @@ class _Run:
             for file in sorted(folder.glob("step-*/*.png"))
             if not file.stem.endswith("-base") and plan_digest_of(file) == digest
         ]
+        if not files:  # the sheet is of an earlier run in this folder
+            return None
         # The name of a step has six digits, or more.
         newest = max((f.parent.name for f in files), key=lambda n: (len(n), n), default="")
         return CardPictures(

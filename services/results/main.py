@@ -71,10 +71,6 @@ def main() -> int:
         **retention_of(database, objects, settings.retention, lease=lease, is_stopping=is_stopping),
     }
 
-    def stop() -> None:
-        stopping.set()
-        log.info("worker_stopping")
-
     with (
         Scratch(settings.scratch_dir, new_id("wrk")) as scratch,
         Repeating(
@@ -105,7 +101,8 @@ def main() -> int:
             [NOTIFY_QUEUE],
             {PUBLICATION_TASK: publisher.answer_ring},
             acks_late=True,
-            on_shutdown=stop,
+            on_shutdown=stopping.set,
         )
+        log.info("worker_stopping")
     database.close()
     return 0

@@ -5,6 +5,7 @@ The supervisor replaces the file; every rank reads it between steps.
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -109,5 +110,9 @@ class Control:
             raise StopRequestedError("a stop was requested")
 
     def wait(self) -> None:
-        """Sleep until the file should be read again; ``request_stop`` ends the sleep."""
-        self._stop.wait(_POLL_S)
+        """Sleep until the file should be read again.
+
+        Not by waiting for the event of ``request_stop``: a signal handler that sets it may
+        interrupt the wait while it holds the event's lock, and would never return.
+        """
+        time.sleep(_POLL_S)

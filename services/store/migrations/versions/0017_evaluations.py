@@ -1,7 +1,7 @@
 """An index of the measurements of runs: they are few among the events of a run.
 
 Only an index is added, so processes of the version before keep working. While it is built, no event
-is stored; those that wait are stored after it.
+is stored; a statement that waits longer than its limit fails, and its caller tries again.
 """
 
 from alembic import op
