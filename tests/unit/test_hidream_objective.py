@@ -11,6 +11,7 @@ from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import batch_losses
 from trainer_core.hidream.loading import load_scheduler, load_transformer, load_vae
 from trainer_core.hidream.objective import noisy_latents, velocity_target
+from trainer_core.hidream.samplers import load_sampler
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.vae import Moments, decode, draw_latents, encode_images
 from trainer_core.painting.options import SamplingOptions
@@ -256,12 +257,12 @@ def test_a_sample_has_the_requested_size_and_restores_the_mode(
 ) -> None:
     transformer.train()
     transformer.final_layer.eval()
-    vae, scheduler = load_vae(tiny_folder, torch.float32), load_scheduler(tiny_folder)
+    vae, sampler = load_vae(tiny_folder, torch.float32), load_sampler(tiny_folder)
 
     picture = sample_image(
         transformer,
         vae,
-        scheduler,
+        sampler,
         text_of(1),
         text_of(1, seed=20),
         options=SamplingOptions(
@@ -282,7 +283,7 @@ def test_a_sample_equals_the_image_of_diffusers_own_pipeline(
     ours = sample_image(
         transformer,
         load_vae(tiny_folder, torch.float32),
-        load_scheduler(tiny_folder),
+        load_sampler(tiny_folder),
         text,
         negative,
         options=SamplingOptions(
@@ -328,7 +329,7 @@ def test_bf16_is_near_fp32_and_samples_with_an_fp32_vae(
         picture = sample_image(
             model,
             load_vae(tiny_folder, torch.float32),
-            load_scheduler(tiny_folder),
+            load_sampler(tiny_folder),
             given.row(0),
             given.row(1),
             options=SamplingOptions(

@@ -10,11 +10,11 @@ from PIL import Image
 
 from trainer_core.config.plan import Precision
 from trainer_core.hidream.loading import (
-    load_scheduler,
     load_text_encoders,
     load_transformer,
     load_vae,
 )
+from trainer_core.hidream.samplers import load_sampler
 from trainer_core.hidream.text import encode_texts
 from trainer_core.painter.grammar import PLACES, Scene, caption_of
 from trainer_core.painter.recognition import Found, recognise
@@ -66,7 +66,7 @@ def judge(
     encoders = load_text_encoders(base, compute.weights, device=compute.device)
     transformer = load_transformer(base, compute.weights).to(compute.device)
     vae = load_vae(base, torch.float32).to(compute.device)
-    scheduler = load_scheduler(base)
+    sampler = load_sampler(base)
     judged = []
     with torch.no_grad(), compute.context():
         nothing = encode_texts(encoders, [""])
@@ -75,7 +75,7 @@ def judge(
             picture = sample_image(
                 transformer,
                 vae,
-                scheduler,
+                sampler,
                 encode_texts(encoders, [caption_of(scene)]),
                 nothing,
                 options=SamplingOptions(
