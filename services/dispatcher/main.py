@@ -76,7 +76,7 @@ def main() -> int:
             except DatabaseDownError as error:
                 metrics.rounds.labels(outcome="database_down").inc()
                 log.warning("database_down", error=str(error))
-            time.sleep(_SHORTEST_PAUSE_S)
+            time.sleep(_SHORTEST_PAUSE_S)  # no wait of `stopping`, for the same reason as in `stop`
             work.wait(settings.poll_s)
     database.close()
     log.info("dispatcher_down")

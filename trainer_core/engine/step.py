@@ -25,7 +25,6 @@ from trainer_core.hidream.blocks import NoteExperts
 from trainer_core.hidream.network import Network
 from trainer_core.optim.ema import Ema
 from trainer_core.optim.open import open_optimizer
-from trainer_core.optim.parameters import SeparateParameters
 
 
 class Backend(Protocol):
@@ -114,7 +113,8 @@ class SingleProcess:
         identity, device = plan.identity, network.compute.device
         self._network = network
         self._objective = identity.objective
-        self._parameters = network.flat or SeparateParameters(network.trained)
+        assert network.flat is not None
+        self._parameters = network.flat
         self._optimizer = open_optimizer(self._parameters, identity.optimizer)
         self._ema: Ema | None = None
         if identity.ema is not None:

@@ -89,7 +89,7 @@ def _plain_capture_refusal(
 ) -> str | None:
     """Why a CUDA graph cannot capture plain blocks without an adapter; None: it can."""
     if not has_grouped_products(capability_of(compute.device)) or not compute.is_autocast:
-        return "the rows of experts are multiplied together only in bf16, on cards of 9 or 10"
+        return "rows of experts are multiplied together only in bf16 on cards of capability 9 or 10"
     if plan.operation.zero_stage is not None:
         return "DeepSpeed shards the weights"
     if interval is not None:

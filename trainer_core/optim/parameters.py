@@ -10,7 +10,7 @@ from torch import nn
 class ParameterTensors(Protocol):
     """Parameters by name, and the leaf tensors that hold their values and gradients.
 
-    ``FlatParameters`` has one leaf for all parameters, ``SeparateParameters`` one for each.
+    ``FlatParameters`` has one leaf for all parameters.
     """
 
     @property
@@ -29,21 +29,3 @@ class ParameterTensors(Protocol):
 
     def clear_gradients(self) -> None:
         """Forget all gradients."""
-
-
-class SeparateParameters:
-    """Every parameter is a leaf of its own; a backward pass allocates the gradients."""
-
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self.named = dict(parameters)
-        self.leaves = tuple(parameters.values())
-
-    def by_name(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        return dict(zip(self.named, tensors, strict=True))
-
-    def for_checkpoint(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        return self.by_name(tensors)
-
-    def clear_gradients(self) -> None:
-        for leaf in self.leaves:
-            leaf.grad = None
