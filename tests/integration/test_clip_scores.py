@@ -14,6 +14,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from tests.support.hub import HubServer
 from tests.support.painting_runs import PICTURES, Trained, job_of, run
+from tests.support.pictures import png_text
 from tests.support.small_jobs import named
 from tests.support.tiny_clip import write_tiny_clip
 from trainer_core.process.event_texts import lines_of
@@ -65,7 +66,7 @@ def test_each_picture_has_the_score_that_transformers_computes(scored: Trained, 
     for each in pictures:
         with Image.open(scored.folder / each["path"]) as image:
             pixels = CLIPImageProcessor.from_pretrained(clip)(images=image, return_tensors="pt")
-            fact = image.text["clip_score"]  # type: ignore[attr-defined]
+            fact = png_text(image)["clip_score"]
         with torch.no_grad():
             found = model(**tokens, pixel_values=pixels["pixel_values"])
         wanted = (found.image_embeds @ found.text_embeds.T).item()

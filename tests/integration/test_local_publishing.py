@@ -22,7 +22,7 @@ from tests.unit.config_examples import import_small
 from trainer_core.checkpoint.folders import keep_newest
 from trainer_core.checkpoint.identity import CheckpointIdentity
 from trainer_core.checkpoint.write import CheckpointFacts, TrainedTensors, write_checkpoint
-from trainer_core.config.plan import LokrAdapter, Plan
+from trainer_core.config.plan import LokrAdapter, Plan, Shown
 from trainer_core.export.origin import ADAPTER_NAME
 from trainer_core.local.contact_sheet import SHEET, write_contact_sheet
 from trainer_core.local.publishing import publish_nothing
@@ -172,13 +172,14 @@ def test_pictures_of_the_training_go_with_the_result(
     run = start(validation_step_interval=5, validation_prompt="a cat", validation_resolution="64")
     pictures, digest = run.plan.operation.pictures, run.plan.identity_digest()
     assert pictures is not None
-    for step, shown, plan in (
+    made: tuple[tuple[int, Shown, str], ...] = (
         (0, "base", digest),
         (5, "trained", digest),
         (10, "trained", digest),
         (15, "trained", "earlier"),
-    ):
-        (picture,) = pictures_of(pictures, step, shown)  # type: ignore[arg-type]
+    )
+    for step, shown, plan in made:
+        (picture,) = pictures_of(pictures, step, shown)
         image = Image.new("RGB", (64, 64), (step, 0, 0))
         write_picture(run.output / picture.path, image, {"plan_digest": plan})
     write_contact_sheet(run.plan, run.output)

@@ -21,6 +21,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from tests.support.jobs import train
 from tests.support.painting_runs import PICTURES, Trained, job_of, run
+from tests.support.pictures import png_text
 from tests.support.previews import tiny_autoencoder, with_previews
 from tests.support.small_jobs import named
 from trainer_core.base_models.describe import read_base_model
@@ -82,7 +83,7 @@ def test_pictures_are_made_of_each_kind_of_weights(painted: Trained) -> None:
         assert each["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
         assert each["size_bytes"] == file.stat().st_size
         with Image.open(file) as image:
-            text = image.text  # type: ignore[attr-defined]
+            text = png_text(image)
             assert image.size == (each["width_px"], each["height_px"])
         assert (text["prompt"], text["negative_prompt"]) == ("a red boat on a lake", "blurry")
         assert (text["weights"], text["step"]) == (each["weights"], str(each["step"]))
@@ -91,7 +92,7 @@ def test_pictures_are_made_of_each_kind_of_weights(painted: Trained) -> None:
     live = painted.folder / pictures[2]["path"]
     with Image.open(live) as image:
         wanted = of_2["live/pytorch_lora_weights.safetensors"].sha256
-        assert image.text["adapter_sha256"] == wanted  # type: ignore[attr-defined]
+        assert png_text(image)["adapter_sha256"] == wanted
     names = [each["event"] for each in painted.events if each["event"] != "stage"]
     assert names.index("checkpoint") < names.index("sample", names.index("step"))
 
@@ -191,7 +192,7 @@ def test_a_stop_leaves_pictures_to_the_resumed_run(
         if event.name == "preview":
             with Image.open(tmp_path / event.data["path"]) as image:
                 image.load()
-                text = image.text  # type: ignore[attr-defined]
+                text = png_text(image)
                 shown.append((text["picture"], int(text["sampler_step"]), image.size))
         if event.name == "sample" and event.step == 2:
             seen.append(event)
@@ -221,7 +222,7 @@ def test_a_stop_leaves_pictures_to_the_resumed_run(
     assert not _previews_in(tmp_path)
     write_contact_sheet(job.plan, tmp_path)
     with Image.open(tmp_path / "samples/contact-sheet.png") as sheet:
-        contents = json.loads(sheet.text["Description"])  # type: ignore[attr-defined]
+        contents = json.loads(png_text(sheet)["Description"])
     assert contents["rows"] == ["base", *(f"step {n}{e}" for n in (2, 4) for e in ("", " ema"))]
     assert contents["columns"] == ["validation 64x32", "validation 32x32"]
 

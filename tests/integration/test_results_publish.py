@@ -36,6 +36,7 @@ from services.store.run_rows import Run
 from services.workers.scratch import Scratch
 from tests.support.finished_runs import write_result
 from tests.support.hub import HubServer
+from tests.support.pictures import png_text
 from tests.support.redis import RedisServer
 from tests.support.run_samples import png, sample_event
 from tests.support.runs import TenantDatabase, plan
@@ -157,7 +158,7 @@ def test_pictures_of_the_training_go_with_a_result(publishing: Publishing) -> No
     assert set(files) == {*_PUBLISHED, "samples/contact-sheet.png", *newest}
     assert files["samples/step-000010/dog-64x48-42.png"] == png((9, 9, 9))
     with Image.open(io.BytesIO(files["samples/contact-sheet.png"])) as sheet:
-        contents = json.loads(sheet.text["Description"])  # type: ignore[attr-defined]
+        contents = json.loads(png_text(sheet)["Description"])
     assert contents["rows"] == ["base", "step 5", "step 10"]
     assert contents["columns"] == ["cat", "dog"]
     assert b"| `dog` | `a dog` |" in files["README.md"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.support.pictures import png_text
 from tests.unit.config_examples import import_small
 from trainer_core.errors import BadImageError
 from trainer_core.local.contact_sheet import SHEET, write_contact_sheet
@@ -31,7 +32,7 @@ def test_pixels_of_pictures_that_it_does_not_show_are_not_read(tmp_path: Path) -
 
     write_contact_sheet(plan, tmp_path)
     with Image.open(tmp_path / SHEET) as sheet:
-        contents = json.loads(sheet.text["Description"])  # type: ignore[attr-defined]
+        contents = json.loads(png_text(sheet)["Description"])
     assert contents["rows"] == ["step 2", "step 4"]
 
     damage(files[4])

@@ -1,7 +1,7 @@
 """Previews: what a sampler expects the picture to be, and its colours by a linear map."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from tests.support.pictures import png_text
 from tests.support.previews import tiny_autoencoder
 from trainer_core.config.plan import PictureSize, Sampler
 from trainer_core.errors import BaseModelError
@@ -180,7 +181,7 @@ def test_a_preview_replaces_the_one_before_and_goes(tmp_path: Path) -> None:
         write_preview(tmp_path, Image.new("RGB", (8, 4), colour), {"picture": "a.png"})
         with Image.open(tmp_path / previews.FILE) as image:
             assert image.getpixel((0, 0)) == Image.new("RGB", (1, 1), colour).getpixel((0, 0))
-            text: Any = image.text  # type: ignore[attr-defined]
+            text = png_text(image)
             assert text == {"picture": "a.png"}
 
     remove_preview(tmp_path)

@@ -14,6 +14,8 @@ from trainer_core.local.attempt import Attempt
 
 @pytest.fixture
 def runs(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """Nothing is encoded or trained, which would take most of the time: how a run starts depends on
+    the files in its folder alone."""
     base = read_base_model(tiny_folder)
     photos = {"photos": EXAMPLES / "photos" / "train", "held-out": EXAMPLES / "photos" / "held_out"}
     found = FoundBase(

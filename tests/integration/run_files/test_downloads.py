@@ -55,7 +55,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(
     assert (done[-1], seen[-1].total_bytes) == (len(WEIGHTS), len(WEIGHTS))
 
 
-def test_a_download_goes_on_in_another_process_and_a_whole_file_is_left_alone(  # noqa: PLR0917
+def test_a_download_goes_on_in_another_process_and_a_whole_file_is_left_alone(  # noqa: PLR0917 - fixtures
     fleet: Fleet, key: str, client: Client, claim: Claim, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     to = tmp_path / "weights"
