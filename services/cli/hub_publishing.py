@@ -25,6 +25,7 @@ from services.results.targets.port import PublicationError, PublicationRepo, Tar
 from trainer_core.checkpoint.layout import MANIFEST_NAME, STATE_NAME
 from trainer_core.config.plan import Plan
 from trainer_core.errors import CheckpointError
+from trainer_core.painting.contact_sheet import SHEET
 from trainer_core.painting.picture_text import plan_digest_of
 from trainer_core.process.events import Event, EventWriter
 from trainer_core.progress import Reporter
@@ -182,13 +183,13 @@ class _Run:
 
     def _pictures(self) -> CardPictures | None:
         """The contact sheet of the run, and its pictures of the last step that has some."""
-        pictures, folder = self.plan.operation.pictures, self.output_dir / "samples"
-        if pictures is None or not (folder / "contact-sheet.png").is_file():
+        pictures, sheet = self.plan.operation.pictures, self.output_dir / SHEET
+        if pictures is None or not sheet.is_file():
             return None
         digest = self.plan.identity_digest()
         files = [
             file
-            for file in sorted(folder.glob("step-*/*.png"))
+            for file in sorted(sheet.parent.glob("step-*/*.png"))
             if not file.stem.endswith("-base") and plan_digest_of(file) == digest
         ]
         if not files:  # the sheet is of an earlier run in this folder
@@ -196,7 +197,7 @@ class _Run:
         # The name of a step has six digits, or more.
         newest = max((f.parent.name for f in files), key=lambda n: (len(n), n), default="")
         return CardPictures(
-            sheet=(folder / "contact-sheet.png").read_bytes(),
+            sheet=sheet.read_bytes(),
             prompts={prompt.name: prompt.text for prompt in pictures.prompts},
             newest=[file for file in files if file.parent.name == newest][:MAX_PICTURES],
         )

@@ -16,6 +16,7 @@ from services.objects.port import ObjectStore
 from services.store.run_samples import Sample
 from trainer_core.errors import BadImageError
 from trainer_core.painting.contact_sheet import (
+    SHEET,
     Column,
     Picture,
     contact_sheet,
@@ -29,7 +30,6 @@ MAX_BYTES: Final = 256 << 20
 """Of the pictures that are read for one publication."""
 MAX_PICTURES: Final = 64
 """Published beside the contact sheet: those of the newest step."""
-_SHEET: Final = "samples/contact-sheet.png"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,13 +97,13 @@ def card_pictures(
 
 def put_pictures(repo: Path, pictures: CardPictures) -> dict[str, Any]:
     """Write them below ``repo``; what the card says of them."""
-    (repo / _SHEET).parent.mkdir(parents=True, exist_ok=True)
-    (repo / _SHEET).write_bytes(pictures.sheet)
+    (repo / SHEET).parent.mkdir(parents=True, exist_ok=True)
+    (repo / SHEET).write_bytes(pictures.sheet)
     for file in pictures.newest:
         dest = repo / "samples" / file.parent.name / file.name
         dest.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, dest)
-    return {"path": _SHEET, "prompts": dict(pictures.prompts)}
+    return {"path": SHEET, "prompts": dict(pictures.prompts)}
 
 
 def _column(sample: Sample) -> Column:

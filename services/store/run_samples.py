@@ -160,7 +160,8 @@ def find(conn: Connection, tenant_id: str, run_id: str, path: str) -> Sample | N
         return cursor.execute(_FIND, (tenant_id, run_id, path)).fetchone()
 
 
-# An attempt of before the checkpoint's may have made pictures of other weights at its step.
+# An attempt before the one that wrote the checkpoint may have made pictures of other weights at its
+# step.
 _MADE_BEFORE: Final = """
 SELECT path FROM run_samples AS made
 WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s AND (

@@ -24,8 +24,9 @@ from trainer_core.checkpoint.identity import CheckpointIdentity
 from trainer_core.checkpoint.write import CheckpointFacts, TrainedTensors, write_checkpoint
 from trainer_core.config.plan import LokrAdapter, Plan, Shown
 from trainer_core.export.origin import ADAPTER_NAME
-from trainer_core.local.contact_sheet import SHEET, write_contact_sheet
+from trainer_core.local.contact_sheet import write_contact_sheet
 from trainer_core.local.publishing import publish_nothing
+from trainer_core.painting.contact_sheet import SHEET
 from trainer_core.process.events import Event, EventWriter
 from trainer_core.progress import SilentReporter
 from trainer_core.validation.pictures import pictures_of, write_picture

@@ -9,7 +9,8 @@ from PIL import Image
 from tests.support.pictures import png_text
 from tests.unit.config_examples import import_small
 from trainer_core.errors import BadImageError
-from trainer_core.local.contact_sheet import SHEET, write_contact_sheet
+from trainer_core.local.contact_sheet import write_contact_sheet
+from trainer_core.painting.contact_sheet import SHEET
 from trainer_core.validation.pictures import pictures_of, write_picture
 
 

@@ -1,19 +1,17 @@
 """The contact sheet of a local run: ``samples/contact-sheet.png``, with all its pictures so far."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, get_args
 
 from trainer_core.config.plan import Pictures, Plan, Shown
 from trainer_core.disk import writing
-from trainer_core.painting.contact_sheet import Column, Picture, contact_sheet, headings
+from trainer_core.painting.contact_sheet import SHEET, Column, Picture, contact_sheet, headings
 from trainer_core.painting.picture_text import plan_digest_of
 from trainer_core.process.events import Event, Listener
 from trainer_core.whole_file import draft_of
 
 if TYPE_CHECKING:
     from trainer_core.validation.pictures import Picture as RunPicture
-
-SHEET: Final = "samples/contact-sheet.png"
 
 
 def contact_sheets(plan: Plan, output_dir: Path) -> Listener:

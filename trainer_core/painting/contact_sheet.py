@@ -20,6 +20,8 @@ from PIL.PngImagePlugin import PngInfo
 from trainer_core.config.plan import Shown
 from trainer_core.errors import BadImageError
 
+SHEET: Final = "samples/contact-sheet.png"
+"""Of a run, below its output folder; in a model repository the same."""
 MAX_ROWS: Final = 24
 MAX_COLUMNS: Final = 16
 MAX_PIXELS: Final = 16_000_000
