@@ -4,6 +4,7 @@ import hashlib
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 _PER_MINUTE: Final = 60
@@ -19,9 +20,10 @@ class KeyGuesses:
     someone who guesses, such as that of a proxy. The database still decides whether they are valid.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """Client → (unknown keys that it may still send, when that was, in monotonic seconds)."""
+        """Client → (unknown keys that it may still send, when that was, by ``now_s``)."""
         self._valid: OrderedDict[bytes, str] = OrderedDict()
         """Digest of a key → its owner."""
 
@@ -35,7 +37,7 @@ class KeyGuesses:
     def note_unknown(self, client: str, key: str) -> None:
         """The database does not know this key, or it was revoked."""
         self._valid.pop(_digest(key), None)
-        self._left[client] = (self._left_of(client) - 1, time.monotonic())
+        self._left[client] = (self._left_of(client) - 1, self._now_s())
         self._left.move_to_end(client)
         if len(self._left) > _MOST_CLIENTS:
             self._left.popitem(last=False)
@@ -54,7 +56,7 @@ class KeyGuesses:
 
     def _left_of(self, client: str) -> float:
         left, at_s = self._left.get(client, (_PER_MINUTE, 0.0))
-        return min(_PER_MINUTE, left + (time.monotonic() - at_s) * _PER_MINUTE / 60)
+        return min(_PER_MINUTE, left + (self._now_s() - at_s) * _PER_MINUTE / 60)
 
 
 def _digest(key: str) -> bytes:

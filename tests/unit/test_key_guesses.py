@@ -10,7 +10,7 @@ OTHER = "rv_fedcba9876543210"
 
 @pytest.fixture
 def guesses() -> KeyGuesses:
-    return KeyGuesses()
+    return KeyGuesses(now_s=lambda: 0.0)
 
 
 def guess(guesses: KeyGuesses, client: str, times: int = 60) -> None:
@@ -30,7 +30,17 @@ def test_a_client_has_to_wait_after_sixty_unknown_keys(guesses: KeyGuesses) -> N
 
 def test_more_unknown_keys_mean_a_longer_wait(guesses: KeyGuesses) -> None:
     guess(guesses, "192.0.2.1", 120)  # at the same time: all were asked before the first answer
-    assert 59 <= guesses.wait_s("192.0.2.1", KEY) <= 61
+    assert guesses.wait_s("192.0.2.1", KEY) == 61
+
+
+def test_a_key_may_be_tried_each_second() -> None:
+    now_s = 0.0
+    guesses = KeyGuesses(now_s=lambda: now_s)
+    guess(guesses, "192.0.2.1", 61)
+    waits = []
+    for now_s in (1.0, 1.9, 2.0):  # noqa: B007 - the clock reads it
+        waits.append(guesses.wait_s("192.0.2.1", KEY))
+    assert waits == [1, 1, 0]
 
 
 def test_a_valid_key_passes_from_a_client_that_guesses(guesses: KeyGuesses) -> None:
