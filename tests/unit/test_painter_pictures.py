@@ -73,13 +73,14 @@ def test_recognition_finds_what_was_drawn():
         assert place == PLACES[scene.place], scene
 
 
-def test_recognition_survives_blur_and_noise():
+@pytest.mark.parametrize(("side_px", "blur_px"), [(64, 1.2), (128, 2.2)])
+def test_recognition_survives_blur_and_noise(side_px, blur_px):
     chance = np.random.default_rng(1)
-    scenes = [s for s in draw_scenes(60, 5, held_out=True) if s.size == "large"]
+    scenes = draw_scenes(70, 5, held_out=True)
     right = 0
     for number, scene in enumerate(scenes):
-        blurred = draw(scene, (128, 128), number).filter(ImageFilter.GaussianBlur(1.5))
-        noisy = np.asarray(blurred) + chance.normal(0, 6, (128, 128, 3))
+        blurred = draw(scene, (side_px, side_px), number).filter(ImageFilter.GaussianBlur(blur_px))
+        noisy = np.asarray(blurred) + chance.normal(0, 6, (side_px, side_px, 3))
         right += recognise(Image.fromarray(noisy.clip(0, 255).astype(np.uint8))).shows(scene)
     assert right >= 0.97 * len(scenes)
 

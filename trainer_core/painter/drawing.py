@@ -30,7 +30,7 @@ DARK: Final = 0.62
 """The second tone of a texture is the colour times this."""
 
 _POINTS: Final = 3
-_RADIUS: Final = {"small": 0.21, "large": 0.31}
+_RADIUS: Final = {"small": 0.24, "large": 0.32}
 """Half the width of a shape, as a share of the picture's shorter side."""
 _APART: Final = 0.29
 """From the middle to the other places, as a share of the side."""
@@ -82,7 +82,7 @@ def is_inside(shape: str, u: Points, v: Points) -> Inside:
 
 def _in_ring(u: Points, v: Points) -> Inside:
     distance = u * u + v * v
-    return (distance <= 1) & (distance >= 0.58**2)
+    return (distance <= 1) & (distance >= 0.55**2)
 
 
 def _in_cross(u: Points, v: Points) -> Inside:
@@ -105,7 +105,7 @@ def _in_star(u: Points, v: Points) -> Inside:
     # The angle from the nearest tip, 0 to 36 degrees.
     apart = abs((angle + math.pi / 5) % (2 * math.pi / 5) - math.pi / 5)
     distance = np.hypot(u, v)
-    inner = 0.5
+    inner = 0.45
     # The line from a tip (1, 0) to the next notch, at 36 degrees.
     notch_x, notch_y = inner * math.cos(math.pi / 5), inner * math.sin(math.pi / 5)
     x, y = distance * np.cos(apart), distance * np.sin(apart)

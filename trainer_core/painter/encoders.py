@@ -33,7 +33,7 @@ from transformers import (
 from trainer_core.hidream.testing.tokenizers import clip_tokenizer, t5_tokenizer
 from trainer_core.painter.grammar import words
 
-TOKENS: Final = 24
+TOKENS: Final = 20
 """Of T5 and of Llama. A caption of the grammar has 13 words. The real model takes 128 tokens, which
 would cost most of the time of a small picture."""
 WIDTH: Final = 64

@@ -31,17 +31,17 @@ TRANSFORMER: Final[Mapping[str, Any]] = MappingProxyType(
         "patch_size": 2,
         "in_channels": LATENT_CHANNELS,
         "out_channels": LATENT_CHANNELS,
-        "num_layers": 2,
-        "num_single_layers": 3,
+        "num_layers": 1,
+        "num_single_layers": 7,
         "attention_head_dim": 32,
         "num_attention_heads": 6,
         "caption_channels": [WIDTH, WIDTH],
         "text_emb_dim": 2 * WIDTH,
-        "num_routed_experts": 4,
-        "num_activated_experts": 2,
+        "num_routed_experts": 2,
+        "num_activated_experts": 1,
         "axes_dims_rope": [8, 12, 12],
         "max_resolution": [24, 24],
-        "llama_layers": [0, 1, 0, 1, 1],
+        "llama_layers": [0, 1, 0, 1, 0, 1, 0, 1],
     }
 )
 _LICENCE: Final = """\

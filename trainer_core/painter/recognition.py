@@ -2,8 +2,11 @@
 
 1. The background is the median colour of the picture's edge.
 2. What differs from it is the shape. Stray pixels are dropped.
-3. Each pixel of the shape votes for the nearest colour, in its full or its dark tone.
-4. The shape's outline, scaled to a square, is compared with that of each known shape.
+3. Each pixel of the shape votes for the nearest colour, in a tone from the full to the dark one.
+4. The shape ends where its pixels are nearer to the background than to that colour. So a blurred
+   shape is no larger than a sharp one.
+5. Its outline, scaled to a square, is compared with those of each known shape: the sharp one, and
+   two with rounder corners, because a blurred star is no diamond.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from trainer_core.painter.drawing import DARK, is_inside
 from trainer_core.painter.grammar import BACKGROUNDS, COLOURS, NEW_SHAPES, RGB, SHAPES, Scene
@@ -27,7 +30,9 @@ _NEAR: Final = 60.0
 _LEAST_SHARE: Final = 0.6
 """Of a shape's pixels that have to agree on its colour."""
 _LEAST_OVERLAP: Final = 0.73
-"""Intersection over union with the best shape. Tips of a small star blur into the background."""
+"""Intersection over union with the best shape."""
+_ROUNDED: Final = (0.0, 0.1, 0.2)
+"""Standard deviations of the blurs that round the known outlines, as shares of half the width."""
 _LEAST_PIXELS: Final = 60
 _MOST_OF_EDGE: Final = 0.1
 """Share of the picture's edge that a shape may touch."""
@@ -57,10 +62,15 @@ def recognise(picture: Image.Image) -> Found:
     background = _nearest(behind, BACKGROUNDS)
     if mask.sum() < _LEAST_PIXELS or _edge_of(mask).mean() > _MOST_OF_EDGE:
         return Found(colour=None, shape=None, background=background, centre=None)
+    colour = _colour_of(pixels, mask)
+    if colour is not None:
+        nearer = _distances_to_tones(pixels, colour) < _distances(pixels, behind)
+        if (nearer := _without_specks(nearer)).sum() >= _LEAST_PIXELS:
+            mask = nearer
     rows, columns = np.nonzero(mask)
     height, width = mask.shape
     return Found(
-        colour=_colour_of(pixels, mask),
+        colour=colour,
         shape=_shape_of(mask),
         background=background,
         centre=(
@@ -79,45 +89,62 @@ def _colour_of(pixels: Pixels, mask: Mask) -> str | None:
     inner = _eroded(mask)
     chosen = pixels[inner if inner.sum() >= _LEAST_PIXELS else mask]
     names = list(COLOURS)
-    full = np.array([COLOURS[name] for name in names], dtype=np.float64)
-    tones = np.stack([full, full * DARK], axis=1)
-    apart = np.linalg.norm(chosen[:, None, None] - tones, axis=-1).min(axis=-1)
+    apart = np.stack([_distances_to_tones(chosen, name) for name in names], axis=-1)
     votes = np.bincount(apart.argmin(axis=1)[apart.min(axis=1) <= _NEAR], minlength=len(names))
     best = int(votes.argmax())
     return names[best] if votes[best] >= _LEAST_SHARE * len(chosen) else None
 
 
 def _shape_of(mask: Mask) -> str | None:
-    rows, columns = np.nonzero(mask)
-    top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
-    if not 0.75 <= (right - left) / (bottom - top) <= 1.35:
+    cut = _cut(mask)
+    height, width = cut.shape
+    if not 0.75 <= width / height <= 1.35:
         return None
-    cut = Image.fromarray(mask[top:bottom, left:right].astype(np.uint8) * 255)
-    grid = np.asarray(cut.resize((_GRID, _GRID), Image.Resampling.BILINEAR)) > 127
-    overlaps = {name: _overlap(grid, outline) for name, outline in _OUTLINES.items()}
-    best = max(overlaps, key=lambda name: overlaps[name])
-    return best if overlaps[best] >= _LEAST_OVERLAP else None
+    grid = _scaled(cut)
+    overlaps = [(_overlap(grid, outline), name) for name, outline in _OUTLINES]
+    overlap, best = max(overlaps)
+    return best if overlap >= _LEAST_OVERLAP else None
+
+
+def _cut(mask: Mask) -> Mask:
+    """The smallest part of a mask with all that is set."""
+    rows, columns = np.nonzero(mask)
+    return mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+
+
+def _scaled(mask: Mask) -> Mask:
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(image.resize((_GRID, _GRID), Image.Resampling.BILINEAR)) > 127
 
 
 def _overlap(one: Mask, other: Mask) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
-def _outline(shape: str) -> Mask:
-    """A shape's points, cut to its bounds and scaled to the grid."""
-    fine = (np.arange(4 * _GRID) + 0.5) / (2 * _GRID) - 1
-    mask = is_inside(shape, *np.meshgrid(fine, fine))
-    rows, columns = np.nonzero(mask)
-    cut = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    image = Image.fromarray(cut.astype(np.uint8) * 255)
-    return np.asarray(image.resize((_GRID, _GRID), Image.Resampling.BILINEAR)) > 127
+def _outline(shape: str, rounded: float) -> Mask:
+    """A shape's points on the grid, its corners rounded by a blur."""
+    points = 4 * _GRID  # of half the shape's width; a margin of another half gives the blur room
+    fine = (np.arange(3 * points) + 0.5) / points - 1.5
+    image = Image.fromarray(is_inside(shape, *np.meshgrid(fine, fine)).astype(np.uint8) * 255)
+    blurred = image.filter(ImageFilter.GaussianBlur(rounded * points))
+    return _scaled(_cut(np.asarray(blurred) > 127))
 
 
-_OUTLINES: Final = {shape: _outline(shape) for shape in (*SHAPES, *NEW_SHAPES)}
+_OUTLINES: Final = [
+    (shape, _outline(shape, rounded)) for shape in (*SHAPES, *NEW_SHAPES) for rounded in _ROUNDED
+]
 
 
 def _distances(pixels: Pixels, colour: Pixels | RGB) -> Pixels:
     distances: Pixels = np.linalg.norm(pixels - np.asarray(colour), axis=-1)
+    return distances
+
+
+def _distances_to_tones(pixels: Pixels, colour: str) -> Pixels:
+    """To the nearest tone of a colour, of all from the dark to the full one: a blur mixes them."""
+    full = np.array(COLOURS[colour], dtype=np.float64)
+    tones = (pixels @ full / (full @ full)).clip(DARK, 1)
+    distances: Pixels = np.linalg.norm(pixels - tones[..., None] * full, axis=-1)
     return distances
 
 
