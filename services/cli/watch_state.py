@@ -49,6 +49,8 @@ class WatchState:
     """The evaluation losses (step, mean) in order of steps."""
     clip_scores: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """The weights that pictures show → the means of their CLIP scores (step, mean)."""
+    similarities: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    """Likewise of their similarities to the training pictures."""
     picture: str | None = None
     """The path of the newest one, among the artifacts of the run."""
     warnings: list[str] = field(default_factory=list)
@@ -147,10 +149,19 @@ class WatchState:
             self.evaluations.append((step, mean))
 
     def _take_scores(self, step: int, data: Mapping[str, Any]) -> None:
-        weights, mean = data.get("weights"), _number(data.get("mean"))
-        if isinstance(weights, str) and mean is not None:
-            earlier = [each for each in self.clip_scores.get(weights, ()) if each[0] < step]
-            self.clip_scores[weights] = [*earlier, (step, mean)]
+        weights = data.get("weights")
+        if isinstance(weights, str):
+            _take_mean(self.clip_scores, weights, step, data.get("mean"))
+            _take_mean(self.similarities, weights, step, data.get("similarity_mean"))
+
+
+def _take_mean(
+    means: dict[str, list[tuple[int, float]]], weights: str, step: int, value: object
+) -> None:
+    """Add the mean of a step, in place of those of the same and of later steps."""
+    if (mean := _number(value)) is not None:
+        earlier = [each for each in means.get(weights, ()) if each[0] < step]
+        means[weights] = [*earlier, (step, mean)]
 
 
 def smoothed(losses: Sequence[float]) -> float:

@@ -103,8 +103,9 @@ def render(state: WatchState, busy: RenderableType = "") -> RenderableType:
         grid.add_row("validation", _fixed_loss_text(state.fixed_losses))
     if state.evaluations:
         grid.add_row("evaluation", _evaluations_text(state.evaluations))
-    for weights, scores in list(state.clip_scores.items()):
-        grid.add_row("CLIP score", output.text_of(f"{_scores_text(scores)}, {weights} weights"))
+    for name, means in (("CLIP score", state.clip_scores), ("similarity", state.similarities)):
+        for weights, scores in list(means.items()):
+            grid.add_row(name, output.text_of(f"{_scores_text(scores)}, {weights} weights"))
     if state.picture is not None:
         grid.add_row("picture", output.text_of(state.picture))
     parts: list[RenderableType] = [grid]

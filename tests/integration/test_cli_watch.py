@@ -101,6 +101,23 @@ def test_clip_scores_have_a_row_for_each_kind_of_weights() -> None:
     )
     assert "0.3000 at step 2, trained" in shown(state_after(first, again))
     assert "CLIP" not in shown(state_after(scores(2, "trained", None)))
+    assert "similarity" not in shown(state)
+
+
+def test_similarities_to_the_training_pictures_have_rows_too() -> None:
+    def scores(step: int, near: float) -> Event:
+        facts = {"weights": "ema", "mean": 0.25, "min": 0.1, "max": 0.4, "pictures": 3}
+        of_near = {"similarity_mean": near, "similarity_min": 0.5, "similarity_max": 0.9}
+        return event("eval", step, name="clip", **facts, **of_near)
+
+    first = scores(2, 0.7)
+    state = state_after(first, scores(4, 0.75))
+
+    assert "similarity  0.7000 → 0.7500 at step 4, ema weights" in shown(state)
+    assert plain_line(state, first, 1) == (
+        "step 2/100: CLIP score 0.2500 (0.1000 to 0.4000, 3 pictures, ema weights), "
+        "similarity 0.7000 (0.5000 to 0.9000)"
+    )
 
 
 def test_panel_shows_why_a_run_failed_and_escapes_text_of_tenants() -> None:

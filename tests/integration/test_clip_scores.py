@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+from tests.support.clip_reference import cosines, training_pictures
 from tests.support.hub import HubServer
 from tests.support.painting_runs import PICTURES, Trained, job_of, run
 from tests.support.pictures import png_text
@@ -86,6 +87,25 @@ def test_each_picture_has_the_score_that_transformers_computes(scored: Trained, 
     assert f"CLIP score {first['clip_score']:.4f}" in lines_of(event)[0]
 
 
+def test_each_picture_has_the_cosine_to_the_nearest_training_picture(
+    scored: Trained, tiny_folder: Path, shards: Path, clip: Path, tmp_path: Path
+) -> None:
+    training = training_pictures(scored_job(tiny_folder, shards, tmp_path, clip))
+    pictures = scored.pictures()
+
+    assert len(training) == 2
+    for each in pictures:
+        found = cosines(clip, scored.folder / each["path"], training)
+        assert each["similarity"] == pytest.approx(found.max().item(), abs=2e-6)
+        assert found.max() - found.min() > 1e-4  # otherwise any of the two would do
+        with Image.open(scored.folder / each["path"]) as image:
+            assert float(png_text(image)["similarity"]) == each["similarity"]
+    for mean in means(scored):
+        of_step = [each["similarity"] for each in pictures if each["step"] == mean["step"]]
+        assert mean["similarity_mean"] == pytest.approx(sum(of_step) / 2)
+        assert (mean["similarity_min"], mean["similarity_max"]) == (min(of_step), max(of_step))
+
+
 def test_training_and_pictures_are_the_same_without(
     scored: Trained, tiny_folder: Path, shards: Path, tmp_path: Path
 ) -> None:
@@ -94,7 +114,7 @@ def test_training_and_pictures_are_the_same_without(
     assert means(plain) == []
     assert plain.state_of(4) == scored.state_of(4)
     for each in plain.pictures():
-        assert "clip_score" not in each
+        assert not {"clip_score", "similarity"} & set(each)
         images = [Image.open(r.folder / each["path"]).tobytes() for r in (plain, scored)]
         assert images[0] == images[1]
 
@@ -127,7 +147,7 @@ def test_a_resumed_run_counts_the_pictures_that_it_finds(
     again = [each for each in means(finished) if each["step"] == 2][-1]
     (wanted,) = [each for each in means(scored) if each["step"] == 2]
     assert again["pictures"] == 2
-    assert again["mean"] == wanted["mean"]
+    assert {**again, "seq": 0, "t_s": 0} == {**wanted, "seq": 0, "t_s": 0}
     assert finished.state_of(4) == scored.state_of(4)
 
 

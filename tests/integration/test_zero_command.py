@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.clip_reference import cosines, training_pictures
 from tests.support.jobs import (
     Event,
     events_in,
@@ -16,9 +17,11 @@ from tests.support.jobs import (
     train,
     wait_for_event,
 )
+from tests.support.tiny_clip import write_tiny_clip
 from trainer_core.checkpoint.folders import committed_checkpoints, read_manifest
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.process.control import ControlRequest, write_control
+from trainer_core.process.job import Job
 
 STEPS = 4
 
@@ -115,14 +118,21 @@ def test_a_resumed_run_ends_with_the_same_weights(
 def test_two_ranks_take_the_same_steps(
     whole: Path, tiny_folder: Path, shards: Path, tmp_path: Path
 ) -> None:
+    """Rank 0 alone scores pictures, also against those that are trained on."""
     job = full_job(tiny_folder, shards, tmp_path, validation_step_interval=2)
+    job["clip_dir"] = str(write_tiny_clip(tmp_path / "clip"))
     process = start_train(job, tmp_path, ranks=2)
 
     assert process.wait(timeout=300) == 0, (tmp_path / "output.log").read_text()
 
     events = events_in(tmp_path)
     assert events[-1]["event"] == "finished"
-    assert [e["step"] for e in events if "sha256" in e and e["event"] == "sample"] == [0, 2, 4]
+    pictures = [e for e in events if "sha256" in e and e["event"] == "sample"]
+    assert [each["step"] for each in pictures] == [0, 2, 4]
+    training = training_pictures(Job.model_validate(job))
+    for each in pictures:
+        near = cosines(tmp_path / "clip", tmp_path / "output" / each["path"], training).max()
+        assert each["similarity"] == pytest.approx(near.item(), abs=2e-6)
     assert_close(state_of(whole), state_of(tmp_path), exact=False)
     firsts = [
         {

@@ -52,7 +52,7 @@ def test_the_score_is_what_transformers_computes(folder: Path, scorer: ClipScore
     for text in TEXTS:
         for size in SIZES:
             image = picture(*size)
-            scores.append(scorer.score(image, text))
+            scores.append(scorer.score(scorer.embed(image), text))
             assert scores[-1] == pytest.approx(direct(folder, image, text), abs=1e-6)
     assert max(scores) - min(scores) > 0.05  # otherwise any number would do
 
@@ -60,14 +60,16 @@ def test_the_score_is_what_transformers_computes(folder: Path, scorer: ClipScore
 def test_a_picture_with_alpha_or_grey_is_scored_as_rgb(folder: Path, scorer: ClipScorer) -> None:
     grey = picture(40, 40).convert("L")
 
-    assert scorer.score(grey, "a") == pytest.approx(direct(folder, grey.convert("RGB"), "a"))
+    score = scorer.score(scorer.embed(grey), "a")
+    assert score == pytest.approx(direct(folder, grey.convert("RGB"), "a"))
 
 
 def test_random_state_and_modes_stay_as_they_are(folder: Path) -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
 
-    ClipScorer(folder).score(picture(30, 30), "a boat")
+    scorer = ClipScorer(folder)
+    scorer.score(scorer.embed(picture(30, 30)), "a boat")
 
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.is_grad_enabled()

@@ -104,3 +104,12 @@ def test_an_evaluation_is_a_curve_with_its_interval_and_one_for_each_noise_level
         "eval/evaluation/sigma_0.2500": 3.0,
         "eval/evaluation/backend_dogs": 1.0,
     }
+
+
+def test_scores_of_pictures_have_a_curve_for_each_kind_of_weights() -> None:
+    event = {"name": "clip", "weights": "ema", "mean": 0.25, "pictures": 2, "similarity_mean": 0.75}
+
+    assert scalars_of("eval", event) == {
+        "eval/clip/ema/mean": 0.25,
+        "eval/clip/ema/similarity_mean": 0.75,
+    }

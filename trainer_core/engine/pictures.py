@@ -24,7 +24,7 @@ from trainer_core.engine.reporting import (
     report_step,
     report_warning,
 )
-from trainer_core.engine.scores import Scores
+from trainer_core.engine.scores import Scores, facts_of
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.errors import CheckpointError
 from trainer_core.export.origin import ADAPTER_NAME, LIVE_FOLDER
@@ -36,7 +36,6 @@ from trainer_core.painting.options import SamplingOptions
 from trainer_core.process.stat import age_s
 from trainer_core.validation.pictures import (
     ADAPTER_FACT,
-    CLIP_FACT,
     Picture,
     pictures_of,
     sampling_options,
@@ -157,8 +156,8 @@ class _Painter:
         is_asked = is_start and run.backend.rank == 0
         made = self._made(picture, facts) if is_asked else None
         if run.backend.max_across_ranks(int(made is not None)):
-            if made is not None and CLIP_FACT in made and run.job.clip_dir is not None:
-                self.scores.note(picture, float(made[CLIP_FACT]))
+            if made is not None:
+                self.scores.note_made(picture, made)
             return
         size = picture.size.width_px, picture.size.height_px
         expected_s = times.expected_s.get(size, 0.0)
@@ -169,18 +168,20 @@ class _Painter:
             return
         started_s = time.monotonic()
         try:
+            self.scores.prepare()
+            sampling_s = time.monotonic()
             image = self._sampled(picture, options)
             if image is None:
                 self._without_memory.append(picture)
                 return
-            took_s = time.monotonic() - started_s
+            took_s = time.monotonic() - sampling_s
             score = self.scores.score(picture, image)
-            times.expected_s[size] = time.monotonic() - started_s
+            times.expected_s[size] = time.monotonic() - sampling_s
         finally:
             times.spent_s += time.monotonic() - started_s
         if run.backend.rank == 0:
             fault_point("picture.before_file")
-            sha256 = write_picture(path, image, {**facts, CLIP_FACT: score})
+            sha256 = write_picture(path, image, {**facts, **facts_of(score)})
             fault_point("picture.before_event")
             report_picture(
                 run,
@@ -190,7 +191,7 @@ class _Painter:
                 sha256=sha256,
                 size_bytes=path.stat().st_size,
                 took_s=took_s,
-                score=score,
+                score=facts_of(score),
             )
 
     def _made(self, picture: Picture, facts: dict[str, JsonValue]) -> dict[str, str] | None:

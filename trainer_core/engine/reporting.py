@@ -131,16 +131,32 @@ def report_evaluation(
     )
 
 
-def report_scores(run: Run, state: TrainingState, shown: Shown, scores: Sequence[float]) -> None:
-    """The CLIP scores of a step's pictures that show the same weights; at least one."""
+def report_scores(
+    run: Run,
+    state: TrainingState,
+    shown: Shown,
+    *,
+    clip: Sequence[float],
+    similarity: Sequence[float],
+) -> None:
+    """The scores of a step's pictures that show the same weights.
+
+    ``clip``: with their prompts; at least one. ``similarity``: to the training pictures.
+    """
     fields: dict[str, JsonValue] = {
         "name": "clip",
         "weights": shown,
-        "mean": math.fsum(scores) / len(scores),
-        "min": min(scores),
-        "max": max(scores),
-        "pictures": len(scores),
+        "mean": math.fsum(clip) / len(clip),
+        "min": min(clip),
+        "max": max(clip),
+        "pictures": len(clip),
     }
+    if similarity:
+        fields |= {
+            "similarity_mean": math.fsum(similarity) / len(similarity),
+            "similarity_min": min(similarity),
+            "similarity_max": max(similarity),
+        }
     _emit(run, state, "eval", fields)
 
 
@@ -194,11 +210,11 @@ def report_picture(
     sha256: str,
     size_bytes: int,
     took_s: float,
-    score: float | None,
+    score: Mapping[str, JsonValue],
 ) -> None:
     """A picture that was made while it trains; ``sha256`` and ``size_bytes``: of its file.
 
-    ``score``: its CLIP score; None where it has none.
+    ``score``: ``scores.facts_of`` it.
     """
     fields: dict[str, JsonValue] = {
         "path": picture.path.as_posix(),
@@ -213,7 +229,7 @@ def report_picture(
         "sha256": sha256,
         "size_bytes": size_bytes,
         "took_s": round(took_s, 3),
-        **({} if score is None else {"clip_score": score}),
+        **score,
     }
     _emit(run, state, "sample", fields)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+import torch
 from pydantic import JsonValue
 
 from trainer_core.config.plan import Plan
@@ -112,6 +113,9 @@ class Scoring:
 
     scorer: "ClipScorer | None" = None
     """None before the first picture."""
+    training_ND: torch.Tensor | None = None
+    """The embeddings of training pictures, each of length 1; None before the first picture, and
+    where the device had too little memory for them."""
     has_failed: bool = False
     """Whether it failed once; nothing is scored then any more."""
 

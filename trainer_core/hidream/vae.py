@@ -43,12 +43,16 @@ def latent_shift_and_scale(vae: AutoencoderKL | AutoencoderTiny) -> tuple[float,
     return float(vae.config.shift_factor), float(vae.config.scaling_factor)
 
 
-@torch.no_grad()
 def decode(vae: AutoencoderKL | AutoencoderTiny, latents: torch.Tensor) -> torch.Tensor:
     """Images [N, 3, H, W] in about [-1, 1], fp32, from latents in the transformer's convention."""
     shift, scale = latent_shift_and_scale(vae)
-    unscaled = (latents / scale + shift).to(vae.device, vae.dtype)
-    pictures: torch.Tensor = vae.decode(unscaled, return_dict=False)[0]
+    return decode_stored(vae, latents / scale + shift)
+
+
+@torch.no_grad()
+def decode_stored(vae: AutoencoderKL | AutoencoderTiny, latents: torch.Tensor) -> torch.Tensor:
+    """The same from latents before shift and scale, as the cache stores them."""
+    pictures: torch.Tensor = vae.decode(latents.to(vae.device, vae.dtype), return_dict=False)[0]
     return pictures.float()
 
 

@@ -85,8 +85,9 @@ def outcome_line(event: Event) -> str:
         case "checkpoint":
             return f"step {event.step}: checkpoint saved"
         case "sample" if data.get("took_s") is not None:
-            score = data.get("clip_score")
+            score, near = data.get("clip_score"), data.get("similarity")
             scored = "" if score is None else f", CLIP score {score:.4f}"
+            scored += "" if near is None else f", similarity {near:.4f}"
             return f"step {event.step}: {data['path']} ({duration(data['took_s'])}{scored})"
         case "eval" if data.get("name") == "clip":
             return f"step {event.step}: {scores_text(data)}"
@@ -101,12 +102,28 @@ def outcome_line(event: Event) -> str:
 
 
 def scores_text(data: Mapping[str, Any]) -> str:
-    """``CLIP score 0.2841 (0.2513 to 0.3120, 4 pictures, trained weights)``."""
-    count, mean, low, high = (data.get(name) for name in ("pictures", "mean", "min", "max"))
+    """``CLIP score 0.2841 (0.2513 to 0.3120, 4 pictures, trained weights)``.
+
+    Where it is known ``, similarity 0.7101 (0.6513 to 0.7720)`` to the training pictures follows.
+    """
+    count = data.get("pictures")
     facts = f"{count} picture{'' if count == 1 else 's'}, {data.get('weights')} weights"
-    if not all(isinstance(each, int | float) for each in (mean, low, high)):
+    score, near = _span(data, ""), _span(data, "similarity_")
+    if score is None:
         return f"no CLIP score ({facts})"
-    return f"CLIP score {mean:.4f} ({low:.4f} to {high:.4f}, {facts})"
+    mean, low, high = score
+    text = f"CLIP score {mean:.4f} ({low:.4f} to {high:.4f}, {facts})"
+    if near is None:
+        return text
+    mean, low, high = near
+    return f"{text}, similarity {mean:.4f} ({low:.4f} to {high:.4f})"
+
+
+def _span(data: Mapping[str, Any], prefix: str) -> tuple[float, float, float] | None:
+    """Mean, lowest and highest of an event; None where one of them is missing."""
+    found = [data.get(f"{prefix}{name}") for name in ("mean", "min", "max")]
+    numbers = [each for each in found if isinstance(each, int | float)]
+    return (numbers[0], numbers[1], numbers[2]) if len(numbers) == len(found) else None
 
 
 def evaluation_text(step: int, data: Mapping[str, Any]) -> str:

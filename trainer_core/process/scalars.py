@@ -10,7 +10,8 @@ SIGMA_BIN_NAMES: Final = ("loss_sigma_0_25", "loss_sigma_25_50", "loss_sigma_50_
 _STEP_SCALARS: Final = ("loss", "balance_loss", "learning_rate", "grad_max", "grad_norm",
                         "steps_per_s", "allocated_bytes", "reserved_bytes",
                         *SIGMA_BIN_NAMES)  # fmt: skip
-_EVAL_SCALARS: Final = ("mean", "held_out_mean", "low", "high", "min", "max")
+_EVAL_SCALARS: Final = ("mean", "held_out_mean", "low", "high", "min", "max",
+                        "similarity_mean", "similarity_min", "similarity_max")  # fmt: skip
 
 
 def scalars_of(event: str, data: Mapping[str, Any]) -> dict[str, float]:

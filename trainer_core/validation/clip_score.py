@@ -36,15 +36,16 @@ class ClipScorer:
             self._tokenizer.model_max_length,
         )
 
-    def score(self, image: Image.Image, text: str) -> float:
+    def score(self, image_D: torch.Tensor, text: str) -> float:
         """-1 to 1; pictures that show their text well have about 0.3 with OpenAI's models.
 
-        A text of more tokens than the model takes (77) is cut, as transformers cuts it.
+        ``image_D``: from ``embed``. A text of more tokens than the model takes (77) is cut, as
+        transformers cuts it.
         """
-        return float((self._of_image(image) * self._of_text(text)).sum())
+        return float((image_D * self._of_text(text)).sum())
 
     @torch.no_grad()
-    def _of_image(self, image: Image.Image) -> torch.Tensor:
+    def embed(self, image: Image.Image) -> torch.Tensor:
         """The embedding of a picture, [D], of length 1."""
         pixels = self._processor(images=image.convert("RGB"), return_tensors="pt")
         found = self._model.get_image_features(pixel_values=pixels["pixel_values"])

@@ -23,7 +23,8 @@ _STEP: Final = re.compile(r"step-([0-9]{6,12})")
 _PATCH_PX: Final = 16
 ADAPTER_FACT: Final = "adapter_sha256"
 CLIP_FACT: Final = "clip_score"
-_NOT_COMPARED: Final = (ADAPTER_FACT, CLIP_FACT)
+SIMILARITY_FACT: Final = "similarity"
+_NOT_COMPARED: Final = (ADAPTER_FACT, CLIP_FACT, SIMILARITY_FACT)
 """Facts that two pictures of the same weights need not both have: the adapter's file may be gone,
 and a score may have failed."""
 

@@ -11,8 +11,8 @@ CLIP: Final = Table()
 _TYPE: Final = CLIP.text(
     "evaluation_type",
     None,
-    "clip: each picture that is made while it trains gets the CLIP score of its prompt, in a local "
-    "run.",
+    "clip: each picture that is made while it trains gets the CLIP score of its prompt and its "
+    "similarity to the training pictures, in a local run.",
 )
 _MODEL: Final = CLIP.text(
     "pretrained_evaluation_model_name_or_path",
