@@ -63,26 +63,47 @@ class Kind:
 
 SERVICES = Kind(
     (
+        # What Celery and Kombu import when a process connects to its queue, and takes from it.
+        "celery.app.amqp",
+        "celery.app.control",
+        "celery.apps.worker",
+        "celery.concurrency.thread",
+        "celery.fixups.django",
+        "celery.worker.consumer",
+        "celery.worker.strategy",
+        "kombu.transport.redis",
         "services.cache_builder.main",
         "services.cache_builder.indexing.main",
         "services.dispatcher.main",
+        "services.queue.consumer",
         "services.results.main",
         "services.trainer.join",
         "services.trainer.main",
+        "tokenizers",
     )
 )
 TRAINING = Kind(
     (
         "bitsandbytes.optim",
+        "deepspeed",
+        "numpy.ctypeslib",
+        "optimum.quanto.tensor.weights.marlin",
         "peft",
         "prodigyopt",
+        "services.cli.hub_publishing",
         "services.cli.program",
+        "services.cli.train_view",
+        "tensorboardX",
+        "tests.support.conversion_names",
         FEW_SAMPLES,
+        "torch.distributed.run",
         "trainer_core.commands.encode",
         "trainer_core.commands.make_tiny",
         "trainer_core.commands.train",
         "trainer_core.engine.loop",
+        "trainer_core.export.checkpoint_adapter",
         "trainer_core.export.merge",
+        "trainer_core.local.cache",
         "trainer_core.local.run",
         "trainer_core.painting.generate",
     ),
@@ -91,18 +112,32 @@ TRAINING = Kind(
 """One thread, so that two runs on two cores do not take many times as long."""
 COMMANDS = Kind(
     (
+        "httpcore",
         "rich.console",
         "services.cli.config_folder",
         "services.cli.documents",
         "services.cli.program",
+        "services.cli.run_sources",
         "services.cli.run_start",
+        "services.cli.sweeps",
+        "services.cli.watch",
         "services.client.client",
         "services.client.push",
+        "typer.rich_utils",
     )
 )
 """Commands of ``reverie`` that compute nothing; see ``command_line``."""
 # prometheus_client looks for this variable when it is imported; the API names its own folder later.
-API = Kind(("services.api.main",), (("PROMETHEUS_MULTIPROC_DIR", tempfile.gettempdir()),))
+API = Kind(
+    (
+        "anyio._backends._asyncio",
+        "cryptography.hazmat.primitives.asymmetric.ec",
+        "services.api.main",
+        "uvicorn.lifespan.on",
+        "uvicorn.loops.auto",
+    ),
+    (("PROMETHEUS_MULTIPROC_DIR", tempfile.gettempdir()),),
+)
 
 
 class ForkedProcess:
