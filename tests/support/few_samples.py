@@ -1,4 +1,4 @@
-"""Forked training processes measure the fixed validation loss of 8 samples, not of all 64.
+"""Forked training processes measure the fixed validation loss of 4 samples, not of all 64.
 
 In a run of three steps, 64 samples before and after training took four fifths of the time. A test
 that looks at the losses of all samples sets the variable ``ALL_SAMPLES`` for its process.
@@ -11,7 +11,7 @@ from typing import Final
 from tests.support.forked_training import ALL_SAMPLES
 from trainer_core.validation import fixed_loss
 
-FEW: Final = 8
+FEW: Final = 4
 """Half of them are held-out images where there are any."""
 _ALL: Final = fixed_loss.SAMPLES
 

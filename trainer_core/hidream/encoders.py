@@ -63,8 +63,9 @@ class LoadedEncoders:
 
     def free(self) -> None:
         """Free all parts."""
-        self._loaded.clear()
-        _release_memory()
+        if self._loaded:
+            self._loaded.clear()
+            _release_memory()
 
     def _some_texts(
         self, encoder: Mapping[str, JsonValue], texts: Sequence[str]
