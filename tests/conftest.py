@@ -4,9 +4,10 @@ import gc
 import os
 import signal
 
+import pytest
 import structlog
 
-from tests.support.forking import session_folder
+from tests.support.forking import await_servers, begin_servers, session_folder
 from tests.support.trusting import trust_one
 
 # Before anything imports triton: its interpreter runs the kernels on CPU tensors. `make test-gpu`
@@ -41,7 +42,7 @@ pytest_plugins = [
 
 
 def pytest_configure() -> None:
-    """Plain tracebacks in logs, no ignored SIGINT, and what pytest's workers share.
+    """Plain tracebacks in logs, no ignored SIGINT, and what processes of tests share.
 
     A background job of `sh` ignores SIGINT, and child processes inherit that.
     """
@@ -53,9 +54,15 @@ def pytest_configure() -> None:
     structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
 
 
-def pytest_collection() -> None:
-    """Collect no garbage while tests are collected: some million objects are made, and all stay."""
+def pytest_collection(session: pytest.Session) -> None:
+    """Collect no garbage while tests are collected: some million objects are made, and all stay.
+
+    Where several processes will run them, the servers that fork start meanwhile, on another core.
+    """
     gc.disable()
+    options = session.config.option
+    if getattr(options, "processes", 1) > 1 and not options.collectonly:
+        begin_servers()
 
 
 def pytest_collection_finish() -> None:
@@ -63,6 +70,7 @@ def pytest_collection_finish() -> None:
 
     And it looks less often: it was 3 to 5 % of the CPU time of the tests' process.
     """
+    await_servers()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
     gc.enable()

@@ -195,19 +195,15 @@ class ForkServer:
     """
 
     def __init__(self, kind: Kind) -> None:
-        folder = session_folder()
-        name = hashlib.sha256(repr(kind).encode()).hexdigest()[:12]
-        self.address = folder / name
+        self.address = _address_of(kind)
         self._processes: list[ForkedProcess] = []
         """Held: a process ends when nobody holds its connection."""
-        its_env = folder / f"{name}.json"
-        with (folder / f"{name}.lock").open("w") as lock:
+        with self.address.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self.address.exists():
-                env = {**os.environ, **dict(kind.env)}
-                its_env.write_text(json.dumps(env))
-                _start_server(self.address, kind, env)
-        self.env: dict[str, str] = json.loads(its_env.read_text())
+                process = _begun.pop(kind, None) or _begin_server(kind)
+                _await_server(process, self.address)
+        self.env: dict[str, str] = json.loads(_env_of(self.address).read_text())
 
     def fits(self, env: Mapping[str, str]) -> bool:
         """Whether a fork can have this environment."""
@@ -246,7 +242,7 @@ def session_folder() -> Path:
     """Where the servers of this session are; the first process that asks makes it, and owns it.
 
     The servers end when their owner does: they read a pipe that it alone holds open. Its child
-    processes, such as pytest's workers, find the folder by an environment variable.
+    processes, such as those that ``parallel`` forks, find the folder by an environment variable.
     """
     if _SESSION not in os.environ:
         folder = Path(tempfile.mkdtemp(prefix="forking-"))
@@ -262,28 +258,64 @@ def session_folder() -> Path:
     return Path(os.environ[_SESSION])
 
 
-def _start_server(address: Path, kind: Kind, env: Mapping[str, str]) -> None:
-    log = address.with_suffix(".log")
-    owner = os.open(address.with_name(_OWNER), os.O_RDONLY | os.O_NONBLOCK)
+def open_owner() -> int:
+    """The pipe that ends with the session's owner, for a process that is to end with it, too."""
+    return os.open(session_folder() / _OWNER, os.O_RDONLY | os.O_NONBLOCK)
+
+
+def begin_servers() -> None:
+    """Start the server of each kind; this process calls ``await_servers`` before it forks."""
+    for kind in (TRAINING, SERVICES, API, COMMANDS):
+        _begun[kind] = _begin_server(kind)
+
+
+def await_servers() -> None:
+    """Wait until those that have begun have imported what their forks need."""
+    for kind in list(_begun):
+        server_of(kind)
+
+
+def _begin_server(kind: Kind) -> subprocess.Popen[bytes]:
+    address = _address_of(kind)
+    env = {**os.environ, **dict(kind.env)}
+    _env_of(address).write_text(json.dumps(env))
+    owner = open_owner()
     try:
-        with log.open("ab") as output:
-            process = subprocess.Popen(
+        with _log_of(address).open("ab") as output:
+            return subprocess.Popen(
                 [sys.executable, "-m", "tests.support.fork_server", str(address), *kind.imported],
                 stdin=owner,
                 stdout=output,
                 stderr=output,
-                env=dict(env),
+                env=env,
             )
     finally:
         os.close(owner)
+
+
+def _await_server(process: subprocess.Popen[bytes], address: Path) -> None:
     end_s = time.monotonic() + _START_S
     while not address.exists():
-        assert process.poll() is None, log.read_text()[-2000:]
+        assert process.poll() is None, _log_of(address).read_text()[-2000:]
         assert time.monotonic() < end_s, "the server of forked processes is not up"
         time.sleep(0.02)
     _started.append(process)
 
 
+def _address_of(kind: Kind) -> Path:
+    return session_folder() / hashlib.sha256(repr(kind).encode()).hexdigest()[:12]
+
+
+def _env_of(address: Path) -> Path:
+    return address.with_suffix(".json")
+
+
+def _log_of(address: Path) -> Path:
+    return address.with_suffix(".log")
+
+
+_begun: dict[Kind, subprocess.Popen[bytes]] = {}
+"""Not awaited yet."""
 _started: list[subprocess.Popen[bytes]] = []
 _servers: dict[Kind, ForkServer] = {}
 _starting = threading.Lock()

@@ -2,13 +2,8 @@
 
 `make test` gives whole files to its processes. A long file that begins last would keep one busy
 while the others wait.
-
-Before, each process imports all test modules, and compiles those that have changed. It begins with
-its own share of them, and finds those of the others compiled.
 """
 
-import contextlib
-import importlib
 from collections import Counter
 from pathlib import Path
 from typing import Final
@@ -26,22 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption(_WRITE) and not hasattr(config, "workerinput"):
+    if config.getoption(_WRITE):
         config.pluginmanager.register(_Writer())
-
-
-def pytest_collection(session: pytest.Session) -> None:
-    """In one of several processes: import its share; pytest reports what cannot be imported."""
-    worker = getattr(session.config, "workerinput", None)
-    if worker is None:
-        return
-    number, count = int(worker["workerid"].removeprefix("gw")), int(worker["workercount"])
-    root = session.config.rootpath
-    named = (root / argument.partition("::")[0] for argument in session.config.args)
-    modules = sorted(file for folder in named for file in folder.rglob("test_*.py"))
-    for file in modules[number::count]:
-        with contextlib.suppress(Exception, pytest.skip.Exception):
-            importlib.import_module(".".join(file.relative_to(root).with_suffix("").parts))
 
 
 @pytest.hookimpl(trylast=True)
