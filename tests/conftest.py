@@ -20,7 +20,7 @@ pytest_plugins = [
     "tests.support.datasets",
     "tests.support.runs",
     "tests.support.redis",
-    "tests.support.rgw",
+    "tests.support.shared_rgw",
     "tests.support.dispatching",
     "tests.support.objects",
     "tests.support.hub",

@@ -34,7 +34,10 @@ class _Rgw(RgwServer):
         self._device_bytes = device_bytes
 
     def env(self) -> dict[str, str]:
-        return {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+        return {
+            "AWS_ACCESS_KEY_ID": self.s3.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.s3.secret_key,
+        }
 
     def get_bytes(self) -> int:
         """Bytes of all answers to GETs."""
@@ -55,7 +58,7 @@ class _Rgw(RgwServer):
 
 class _RgwEndpoint(Server):
     def __init__(self, rgw: _Rgw) -> None:
-        super().__init__(rgw.endpoint)
+        super().__init__(rgw.s3.endpoint)
         self._rgw = rgw
 
     def sent_bytes(self) -> int:
@@ -97,10 +100,10 @@ def _running(device_bytes: int) -> Iterator[_Rgw]:
 def _upload(server: _Rgw, content: Content, records: int) -> None:
     client: Any = boto3.client(
         "s3",
-        endpoint_url=server.endpoint,
-        region_name=server.region,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
+        endpoint_url=server.s3.endpoint,
+        region_name=server.s3.region,
+        aws_access_key_id=server.s3.access_key,
+        aws_secret_access_key=server.s3.secret_key,
         config=Config(s3={"addressing_style": "path"}),
     )
     client.create_bucket(Bucket=BUCKET)

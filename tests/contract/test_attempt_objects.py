@@ -26,7 +26,7 @@ from services.objects.shards import get_contents, get_entry, put_shard
 from services.settings.env import Settings
 from tests.support.boxes import Box
 from tests.support.fleet import Fleet
-from tests.support.rgw import Bucket, RgwServer
+from tests.support.rgw import Bucket, S3Server
 from tests.support.runs import TenantDatabase
 from tests.support.service import database_of
 from tests.support.shard_files import write_shard
@@ -56,7 +56,7 @@ class Attempt:
 
 
 @pytest.fixture(scope="module")
-def bucket(rgw_server: RgwServer) -> Bucket:
+def bucket(rgw_server: S3Server) -> Bucket:
     return rgw_server.create_bucket()
 
 

@@ -8,11 +8,11 @@ import pytest
 from tests.faults.proxied import ServiceOn, running_service
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer
-from tests.support.rgw import Bucket, RgwServer, use_credentials
+from tests.support.rgw import Bucket, S3Server, use_credentials
 
 
 @pytest.fixture(scope="module")
-def bucket(rgw_server: RgwServer) -> Iterator[Bucket]:
+def bucket(rgw_server: S3Server) -> Iterator[Bucket]:
     """A bucket for this module alone; its credentials are in the environment."""
     bucket = rgw_server.create_bucket()
     with pytest.MonkeyPatch.context() as monkeypatch:

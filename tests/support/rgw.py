@@ -1,7 +1,7 @@
 """A real S3 server for the tests: Ceph RGW over a monitor and one OSD in memory, in a temp folder.
 
 Debian packages: radosgw ceph-mon ceph-osd. About 15 s to start, so one server serves the whole test
-run and every test gets a bucket of its own.
+run (see ``shared_rgw``) and every test gets a bucket of its own.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ import pytest
 from botocore.config import Config
 
 from tests.support.ports import free_ports
-from tests.support.proxy import FaultProxy
 
 _PROGRAMS = (
     "ceph",
@@ -35,7 +33,7 @@ _PROGRAMS = (
     "radosgw",
     "radosgw-admin",
 )
-_START_S = 90  # 12 to 18 s on two idle cores
+START_S = 90  # 12 to 18 s on two idle cores
 _STOP_S = 10
 
 _CONF = """\
@@ -133,20 +131,43 @@ class Bucket:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class S3Server:
+    """How to reach a running server, as an owner of buckets."""
+
+    endpoint: str
+    region: str = "us-east-1"
+    access_key: str
+    secret_key: str
+
+    def create_bucket(self) -> Bucket:
+        bucket = Bucket(
+            name=f"test-{secrets.token_hex(8)}",
+            endpoint=self.endpoint,
+            region=self.region,
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+        )
+        client = bucket.client()
+        client.create_bucket(Bucket=bucket.name)
+        client.close()
+        return bucket
+
+
 class RgwServer:
     """One monitor, one OSD, one gateway: three processes and nothing else."""
 
-    region = "us-east-1"
-
     def __init__(self) -> None:
-        self.access_key = secrets.token_hex(10)
-        self.secret_key = secrets.token_hex(20)
         # Not pytest's folder: a unix socket's path must stay under 108 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="rgw-"))
         self._conf = self._folder / "ceph.conf"
         self._children: list[subprocess.Popen[bytes]] = []
         self._ports = free_ports(3)
-        self.endpoint = f"http://127.0.0.1:{self._ports[2]}"
+        self.s3 = S3Server(
+            endpoint=f"http://127.0.0.1:{self._ports[2]}",
+            access_key=secrets.token_hex(10),
+            secret_key=secrets.token_hex(20),
+        )
 
     def start(self) -> None:
         """Bring all three up and make the user; raises RgwError."""
@@ -171,19 +192,6 @@ class RgwServer:
                 child.wait()
         self._children.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def create_bucket(self) -> Bucket:
-        bucket = Bucket(
-            name=f"test-{secrets.token_hex(8)}",
-            endpoint=self.endpoint,
-            region=self.region,
-            access_key=self.access_key,
-            secret_key=self.secret_key,
-        )
-        client = bucket.client()
-        client.create_bucket(Bucket=bucket.name)
-        client.close()
-        return bucket
 
     def _write_config(self) -> str:
         fsid = str(uuid.uuid4())
@@ -231,27 +239,27 @@ class RgwServer:
         self._run(
             *("radosgw-admin", "-n", "client.rgw", "-c", self._conf),
             *("user", "create", "--uid", "tests", "--display-name", "tests"),
-            *("--access-key", self.access_key, "--secret-key", self.secret_key),
+            *("--access-key", self.s3.access_key, "--secret-key", self.s3.secret_key),
         )
 
     def _wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             for child in self._children:
                 if child.poll() is not None:
                     raise RgwError(f"{child.args!r} exited with {child.returncode}")
             with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                urllib.request.urlopen(self.endpoint, timeout=1).close()
+                urllib.request.urlopen(self.s3.endpoint, timeout=1).close()
                 return
             time.sleep(0.1)
-        raise RgwError(f"no answer from {self.endpoint} in {_START_S} s")
+        raise RgwError(f"no answer from {self.s3.endpoint} in {START_S} s")
 
     def _ceph(self, *args: str | Path) -> None:
         self._run("ceph", "-c", self._conf, "--connect-timeout", "30", *args)
 
     def _run(self, *command: str | Path) -> None:
         done = subprocess.run(
-            [str(each) for each in command], capture_output=True, timeout=_START_S, check=False
+            [str(each) for each in command], capture_output=True, timeout=START_S, check=False
         )
         if done.returncode != 0:
             printed = done.stderr.decode(errors="replace")[-2000:]
@@ -286,32 +294,7 @@ def need_rgw() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
-def rgw_server() -> Iterator[RgwServer]:
-    """Ceph RGW; see ``need_rgw``."""
-    need_rgw()
-    server = RgwServer()
-    server.start()
-    yield server
-    server.stop()
-
-
 def use_credentials(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put them into the environment: S3 clients read them only there, and so does a new process."""
     for name, value in bucket.env.items():
         monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def rgw_bucket(rgw_server: RgwServer, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """A bucket for this test alone; its credentials are in the environment."""
-    bucket = rgw_server.create_bucket()
-    use_credentials(bucket, monkeypatch)
-    return bucket
-
-
-@pytest.fixture
-def rgw_proxy(rgw_bucket: Bucket) -> Iterator[FaultProxy]:
-    """Before the server of ``rgw_bucket``."""
-    with FaultProxy(rgw_bucket.port).running() as proxy:
-        yield proxy

@@ -170,7 +170,7 @@ def running_stack(home: Path) -> Iterator[Stack]:
         rgw = RgwServer()
         opened.callback(rgw.stop)
         rgw.start()
-        bucket = rgw.create_bucket()
+        bucket = rgw.s3.create_bucket()
         proxies = {
             name: opened.enter_context(FaultProxy(port).running())
             for name, port in {
