@@ -1,4 +1,4 @@
-"""`python -m trainer_core encode` and `inspect` as a parent process sees them."""
+"""`trainer_core encode` and `inspect` as a parent process sees them."""
 
 import hashlib
 import json
@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.support.forked_training import child_command
+from tests.support.forking import TRAINING, server_of
 from trainer_core.base_models.describe import read_base_models
 from trainer_core.data.buckets import Geometry
 from trainer_core.data.index import Caption, Picture
@@ -50,10 +52,11 @@ class Child:
 
 @contextmanager
 def running(*arguments: str) -> Iterator[Child]:
+    """``trainer_core`` as a fork; see ``forking``."""
     read, write = os.pipe()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "trainer_core"),
+            *child_command(server_of(TRAINING).address),
             *arguments,
             *("--reply-fd", str(write), "--supervisor", current_process_token()),
         ],
