@@ -4,6 +4,7 @@ The pipeline has diffusers' own classes only: those of the base model's folder, 
 ``merge_folder`` wrote, and a scheduler that is built here.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,15 +23,20 @@ from diffusers import (
 )
 from PIL import Image
 
+from tests.support.adapters import EXAMPLES
 from tests.support.painting_runs import PICTURES, job_of, run
-from trainer_core.config.plan import LokrAdapter, Plan, Sampler, TextCache
+from tests.support.pictures import png_text
+from trainer_core.config.plan import LokrAdapter, PictureAdapter, Plan, Sampler, TextCache
 from trainer_core.export.merge import merge_folder
+from trainer_core.hidream.loading import load_transformer
 from trainer_core.local.export import export_checkpoint
 from trainer_core.painting.generate import generate
 from trainer_core.painting.options import ImageRequest, PaintingOptions
+from trainer_core.process.job import Job
 from trainer_core.progress import SilentReporter
 
 SEED: Final = 5
+FURTHER_STRENGTH: Final = 0.6
 FOUR: Final = "lokr of four factors"
 
 
@@ -119,6 +125,10 @@ class Painted:
         return self.folder / f"samples/step-000001/validation-{self.size}-{SEED}.png"
 
     @property
+    def base_picture(self) -> Path:
+        return self.folder / f"samples/step-000000/validation-{self.size}-{SEED}-base.png"
+
+    @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoints/step-00000001"
 
@@ -127,8 +137,13 @@ class Painted:
         return self.checkpoint / "pytorch_lora_weights.safetensors"
 
 
-def painted(case: Case, tiny: Path, shards: Path, folder: Path) -> Painted:
-    """One step with a large learning rate, so that the adapter shows; but then fp32 rounds more."""
+def painted(
+    case: Case, tiny: Path, shards: Path, folder: Path, *, further: Path | None = None
+) -> Painted:
+    """One step with a large learning rate, so that the adapter shows; but then fp32 rounds more.
+
+    ``further``: the file of an adapter that the pictures show too.
+    """
     options = {
         **PICTURES,
         "validation_step_interval": 1,
@@ -152,9 +167,21 @@ def painted(case: Case, tiny: Path, shards: Path, folder: Path) -> Painted:
         "base_model_precision": "no_change",
         **case.options,
     }
-    done = run(job_of(tiny, shards, folder, changed=case.changed, **options))
+    job = job_of(tiny, shards, folder, changed=case.changed, **options)
+    done = run(job if further is None else with_further(job, further))
     assert done.is_finished
     return Painted(folder, case.size)
+
+
+def with_further(job: Job, adapter: Path) -> Job:
+    """With an adapter that pictures alone show, as a local run has it."""
+    pictures = job.plan.operation.pictures
+    assert pictures is not None
+    of_pictures = PictureAdapter(path=adapter.name, strength=FURTHER_STRENGTH)
+    pictures = pictures.model_copy(update={"adapter": of_pictures})
+    operation = job.plan.operation.model_copy(update={"pictures": pictures})
+    plan = job.plan.model_copy(update={"operation": operation})
+    return job.model_copy(update={"plan": plan, "picture_adapter": str(adapter)})
 
 
 def pixels(image: Path | Image.Image) -> Any:
@@ -248,10 +275,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shards")
 
 
-def assert_alike(found: Any, picture: Any) -> None:
+def assert_alike(found: Any, picture: Any, *, at_least: float = 0.999) -> None:
+    """``at_least``: the share of equal pixels."""
     off = np.abs(found - picture)
     assert off.max() <= 2
-    assert (off.max(axis=-1) == 0).mean() >= 0.999
+    assert (off.max(axis=-1) == 0).mean() >= at_least
 
 
 @pytest.mark.parametrize("name", ["lokr", "lora", pytest.param(FOUR, marks=pytest.mark.deep)])
@@ -307,3 +335,39 @@ def test_so_it_is_where_all_weights_are_trained(
     of = partial(generated, case, None, tiny_folder, tmp_path / "own.png")
     assert np.array_equal(of(transformer=exported.path), picture)
     assert not np.array_equal(of(), picture)
+
+
+def test_a_further_adapter_acts_in_pictures_alone(
+    tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    """generate has one adapter: the other one is merged into its transformer, which rounds."""
+    small: dict[str, Any] = {"size_px": (64, 32), "steps": 2, "guidance": 1.0, "sampler": "euler"}
+    model = load_transformer(tiny_folder, torch.float32)
+    further = EXAMPLES["lokr-mixed"](model).write(tmp_path / "further")
+    case = replace(CASES["lora"], **small)
+    case = replace(case, options={**case.options, "disable_benchmark": False})
+    alone = painted(case, tiny_folder, shards, tmp_path / "alone")
+
+    made = painted(case, tiny_folder, shards, tmp_path / "run", further=further)
+
+    states = [(each.checkpoint / "state.safetensors").read_bytes() for each in (made, alone)]
+    assert states[0] == states[1]
+    with Image.open(made.picture) as image:
+        sha256 = hashlib.sha256(further.read_bytes()).hexdigest()
+        assert png_text(image)["further_adapter_sha256"] == sha256
+    of = partial(
+        generated,
+        case,
+        further,
+        tiny_folder,
+        tmp_path / "own.png",
+        multiplier=FURTHER_STRENGTH,
+    )
+    base = pixels(made.base_picture)
+    assert np.array_equal(of(), base)
+    assert not np.array_equal(base, pixels(alone.base_picture))
+    folder = merged(case, made.adapter, tiny_folder, tmp_path / "merged")
+    both = pixels(made.picture)
+    assert_alike(of(transformer=folder), both, at_least=0.99)
+    for other in (base, pixels(alone.picture)):
+        assert np.abs(both - other).max() > 2

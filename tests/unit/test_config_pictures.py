@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.unit.config_examples import import_small, problems_of, texts
-from trainer_core.config.plan import Pictures, PictureSize, Plan, Previews
+from trainer_core.config.plan import PictureAdapter, Pictures, PictureSize, Plan, Previews
 from trainer_core.config.plan.pictures import FREE_S
 from trainer_core.config.plan.problems import texts_of
 from trainer_core.config.simpletuner.importer import Imported
@@ -230,7 +230,45 @@ def test_plans_without_previews_are_as_they_were() -> None:
     plain = pictures_of({})
 
     assert plain.previews is None
-    assert "previews" not in plain.model_dump(mode="json")
+    assert not {"previews", "adapter"} & set(plain.model_dump(mode="json"))
+
+
+def adapter_of(config: dict[str, Any]) -> PictureAdapter | None:
+    made = local_plan(config)
+    assert made.operation.pictures is not None
+    return made.operation.pictures.adapter
+
+
+def test_a_local_run_shows_a_further_adapter() -> None:
+    path = {"validation_adapter_path": " adapters/style.safetensors "}
+    style = "adapters/style.safetensors"
+
+    assert adapter_of(path) == PictureAdapter(path=style, strength=1.0)
+    found = adapter_of({**path, "validation_adapter_strength": "0.5"})
+    assert found == PictureAdapter(path=style, strength=0.5)
+    assert adapter_of({**path, "validation_adapter_mode": "none"}) is None
+    assert adapter_of({"validation_adapter_strength": 0.5}) is None
+    told = texts_of(local_import({"validation_adapter_strength": 0.5}).notices, "no_effect")
+    assert "validation_adapter_strength: has no effect without validation_adapter_path." in told
+
+
+def test_a_comparison_of_a_further_adapter_is_told_to_need_a_second_run() -> None:
+    asked = {"validation_adapter_path": "style", "validation_adapter_mode": "comparison"}
+    told = texts_of(local_import(asked).notices, "differs")
+
+    assert adapter_of(asked) == PictureAdapter(path="style", strength=1.0)
+    (text,) = (text for text in told if text.startswith("validation_adapter_mode: "))
+    assert "a run without it, with the same seeds, makes those to compare with" in text
+
+
+def test_the_service_tells_that_it_shows_no_further_adapter() -> None:
+    asked = {"validation_adapter_path": "style", "validation_adapter_strength": 0.5}
+    found = import_small({**EVERY_2, **asked})
+
+    assert found.plan.operation.pictures is not None
+    assert found.plan.operation.pictures.adapter is None
+    (text,) = (t for t in texts_of(found.notices, "differs") if t.startswith("validation_adapter"))
+    assert text.startswith("validation_adapter_path: in the service pictures show what is trained")
 
 
 def test_the_service_tells_that_it_makes_no_previews() -> None:

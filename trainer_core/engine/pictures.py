@@ -17,6 +17,11 @@ from trainer_core.checkpoint.layout import FileFacts, adapter_files, checkpoint_
 from trainer_core.config.plan import Pictures, Shown
 from trainer_core.config.plan.pictures import USUAL_SHARE
 from trainer_core.engine.control import check_control, check_stop
+from trainer_core.engine.picture_adapter import (
+    further_facts,
+    laid_over_pictures,
+    read_picture_adapter,
+)
 from trainer_core.engine.previews import clear_preview, make_preview_if_due
 from trainer_core.engine.reporting import (
     report_picture,
@@ -58,11 +63,12 @@ _NO_TIME: Final = (
 def make_first_pictures(run: Run, state: TrainingState) -> None:
     """Make what is due before this process trains: at step 0, and what a stop left out of a step.
 
-    The plan has pictures. Raises StopRequestedError.
+    The plan has pictures. Raises StopRequestedError, and AdapterFileError of a further adapter.
     """
     pictures = run.plan.operation.pictures
     assert pictures is not None
     clear_preview(run)  # a process that was killed has left it
+    read_picture_adapter(run, state)
     shown: tuple[Shown, ...] = ()
     if state.step == 0:
         has_start = run.plan.identity.start_adapter is not None
@@ -104,7 +110,7 @@ def _make(
     painter = _Painter(run, state, pictures, count)
     try:
         for each, group in groups:
-            with _weights(run, each):
+            with _weights(run, each), laid_over_pictures(run, state):
                 for picture in group:
                     check_control(run, state, stage="sampling")
                     painter.make(picture, is_start=is_start)
@@ -231,6 +237,7 @@ class _Painter:
                     texts=(read(index.prompts[texts[0]]), read(index.prompts[texts[1]])),
                     options=options,
                     after_step=partial(self._after_sampler_step, picture),
+                    is_laid_over=self._state.pictures.adapter is not None,
                 )
         except torch.OutOfMemoryError:
             return None
@@ -279,6 +286,7 @@ class _Painter:
             "plan_digest": plan.identity_digest(),
             "run": plan.operation.tracker_run_name,
             ADAPTER_FACT: self._adapter_sha256(picture),
+            **further_facts(self._pictures, self._state),
         }
 
     def _strength(self, picture: Picture) -> float | None:

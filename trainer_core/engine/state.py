@@ -1,5 +1,6 @@
 """A run while it trains: its constant part, and the part that changes with each step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from trainer_core.engine.step import Backend
 from trainer_core.engine.step_metrics import StepMetrics
 from trainer_core.engine.throughput import Throughput
 from trainer_core.errors import DeviceError
+from trainer_core.export.adapter_tensors import ModuleTensors
 from trainer_core.optim.schedule import learning_rate_at
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
@@ -105,6 +107,10 @@ class PictureTimes:
     spent_s: float = 0.0
     expected_s: dict[tuple[int, int], float] = field(default_factory=dict)
     """Size in pixels → how long the last picture of it took."""
+    adapter: Mapping[str, ModuleTensors] | None = None
+    """The further adapter that the pictures show, by path; None: there is none."""
+    adapter_sha256: str | None = None
+    """Of its file."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -17,6 +17,7 @@ from trainer_core.base_models.obtain import FoundBase
 from trainer_core.checkpoint.folders import read_manifest
 from trainer_core.checkpoint.identity import check_checkpoint, checkpoint_identity
 from trainer_core.config.plan import Base, Plan
+from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.data.index import DataIndex
 from trainer_core.data.length import steps_on
 from trainer_core.errors import CheckpointCorruptError, CheckpointError, NoWholeCheckpointError
@@ -41,6 +42,7 @@ from trainer_core.local.kept import (
     with_kept_seed,
     with_started_order,
 )
+from trainer_core.local.picture_adapter import picture_adapter
 from trainer_core.local.previews import preview_autoencoder
 from trainer_core.local.publishing import Publishing, publish_nothing
 from trainer_core.local.start import (
@@ -80,8 +82,8 @@ class Attempt:
     env: Mapping[str, str]
     """OMP_NUM_THREADS and REVERIE_HOME are read."""
     folders: tuple[Path, ...]
-    """A relative path to a checkpoint, a CLIP model or the previews' autoencoder is tried from
-    each of these, in order."""
+    """A relative path to a checkpoint, a CLIP model, the previews' autoencoder or the pictures'
+    adapter is tried from each of these, in order."""
     output_dir: Path
     cache_dir: Path
     node_cache: NodeCache | None
@@ -196,6 +198,9 @@ class Attempt:
             start_from=None if self.start_from is None else str(self.start_from.absolute()),
             clip_dir=clip_dir,
             preview_autoencoder=preview_autoencoder(plan, self.folders),
+            picture_adapter=picture_adapter(
+                plan, self.folders, hidream_linears(base.transformer_config)
+            ),
             shard_wait_s=_ENTRY_WAIT_S,
             keep_checkpoints=plan.operation.checkpoints_total_limit,
             node_cache=self.node_cache,

@@ -4,7 +4,8 @@ A run adds the adapter to the outputs of the frozen base. Weights with the adapt
 otherwise, so that pixels of an image would differ.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -47,19 +48,45 @@ def attach_stored(
     Raises:
         BaseModelError: a path is not a linear layer of this model.
     """
-    device, switch = device_of(transformer), AdapterSwitch()
+    device = device_of(transformer)
     for path, module in modules.items():
-        base = linear_at(transformer, path)
-        # Copies, so that each starts at a multiple of 64 bytes; see ``AdapterSwitch.placed``.
-        tensors = {
-            name.removeprefix("lokr_"): matrix.to(device, copy=True)
-            for name, matrix in module.matrices.items()
-        }
-        scale = module.scale * (1.0 if module.scalar is None else module.scalar)
-        adapted: nn.Module
-        if "lora_A" in tensors:
-            adapted = LoraLinear(base, tensors["lora_A"], tensors["lora_B"], scale * multiplier)
-        else:
-            adapted = LokrLinear(base, tensors, scale=scale, multiplier=multiplier, switch=switch)
+        adapted = _adapted(linear_at(transformer, path), module, multiplier, device)
         parent, name = parent_of(transformer, path)
         parent.register_module(name, adapted.requires_grad_(False).eval())
+
+
+@contextmanager
+def laid_over(
+    transformer: nn.Module, modules: Mapping[str, ModuleTensors], multiplier: float
+) -> Iterator[None]:
+    """Inside, the adapter acts on the output of each linear layer, beside one that it has already.
+
+    Arguments as of ``attach_stored``. It acts in forwards without gradients that call the layers,
+    as diffusers' own does and fused blocks do not. Afterwards the layers are what they were.
+    """
+    device = device_of(transformer)
+    layers = {path: transformer.get_submodule(path) for path in modules}
+    try:
+        for path, layer in layers.items():
+            parent, name = parent_of(transformer, path)
+            parent.register_module(name, _adapted(layer, modules[path], multiplier, device))
+        yield
+    finally:
+        for path, layer in layers.items():
+            parent, name = parent_of(transformer, path)
+            parent.register_module(name, layer)
+
+
+def _adapted(
+    base: nn.Module, module: ModuleTensors, multiplier: float, device: torch.device
+) -> nn.Module:
+    """The layer with an adapter that no switch turns off."""
+    # Copies, so that each starts at a multiple of 64 bytes; see ``AdapterSwitch.placed``.
+    tensors = {
+        name.removeprefix("lokr_"): matrix.to(device, copy=True)
+        for name, matrix in module.matrices.items()
+    }
+    scale = module.scale * (1.0 if module.scalar is None else module.scalar)
+    if "lora_A" in tensors:
+        return LoraLinear(base, tensors["lora_A"], tensors["lora_B"], scale * multiplier)
+    return LokrLinear(base, tensors, scale=scale, multiplier=multiplier, switch=AdapterSwitch())

@@ -43,6 +43,9 @@ class Job(Frozen):
     """Folder of the CLIP model of the plan's ``clip_model``; None: no picture is scored."""
     preview_autoencoder: str | None = None
     """Folder of the Tiny AutoEncoder that the plan's previews name; None: it is not there."""
+    picture_adapter: str | None = None
+    """Adapter file or folder (``export.start_file.find_start``) of the plan's pictures; None: they
+    show the weights of the run alone."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Number of newest checkpoints in ``checkpoints_dir``, where the process deletes older ones."""
     waiting_checkpoints: int | None = Field(default=None, ge=1)

@@ -26,6 +26,7 @@ def sample_network(
     texts: tuple[TextEmbeddings, TextEmbeddings],
     options: SamplingOptions,
     after_step: AfterStep = lambda _number, _taken: None,
+    is_laid_over: bool = False,
 ) -> Image.Image:
     """One image of the network's parameters as they are.
 
@@ -36,6 +37,8 @@ def sample_network(
         texts: cached embeddings of the prompt and of the negative prompt, one row each.
         options: size, steps, guidance, seed and sampler.
         after_step: as for ``sample_image``.
+        is_laid_over: whether a further adapter is (``attach.laid_over``); diffusers' own forward
+            then samples also where the blocks are fused.
     """
     compute = network.compute
     # Copies, because products have other bits where a tensor of the cache begins at an odd place.
@@ -44,7 +47,7 @@ def sample_network(
     )
     with torch.no_grad(), compute.context():
         return sample_image(
-            transformer_of(network),
+            network.transformer if is_laid_over else transformer_of(network),
             vae,
             load_sampler(base_model_dir, options.sampler, options.shift),
             prompt,

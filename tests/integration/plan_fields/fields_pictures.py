@@ -1,6 +1,8 @@
 """The pictures that are made while it trains: which, when and how."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -13,12 +15,19 @@ from tests.integration.plan_fields.environment import Environment
 from tests.integration.plan_fields.files import Files
 from tests.integration.plan_fields.observe import expect
 from tests.integration.plan_fields.registry import Group
+from tests.support.adapters import EXAMPLES
 from tests.support.tiny_clip import write_tiny_clip
 from trainer_core.config.plan import Plan
+from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.engine.pictures import make_first_pictures, make_pictures
+from trainer_core.engine.setup import LoadedRun
 from trainer_core.engine.state import Run, TrainingState, open_run
 from trainer_core.engine.throughput import Throughput
+from trainer_core.export.adapter_file import read_modules
+from trainer_core.export.origin import ADAPTER_NAME
+from trainer_core.hidream.loading import load_transformer
 from trainer_core.hidream.samplers import load_sampler
+from trainer_core.painting.attach import laid_over
 from trainer_core.painting.options import SamplingOptions
 from trainer_core.painting.sampling import sample_image
 from trainer_core.process.control import Control
@@ -61,22 +70,27 @@ def _expected_pixels(environment: Environment, strength: float) -> Any:
     loaded, prompts = environment.load(plan), environment.index(plan).prompts
     adapter = loaded.network.adapter
     assert adapter is not None
-    with torch.no_grad(), adapter.switch.exported(strength):
-        image = sample_image(
-            loaded.network.transformer,
-            loaded.vae,
-            load_sampler(environment.base.folder, "unipc", 1.0),
-            loaded.batches.text(prompts["a green dog"]),
-            loaded.batches.text(prompts["blurry"]),
-            options=SamplingOptions(
-                width_px=64,
-                height_px=128,
-                steps=2,
-                guidance=3.0,
-                guidance_rescale=0.6,
-                seed=7,
-            ),
-        )
+    with adapter.switch.exported(strength):
+        return _sampled(loaded, prompts, environment.base.folder)
+
+
+@torch.no_grad()
+def _sampled(loaded: LoadedRun, prompts: Mapping[str, int], base: Path) -> Any:
+    image = sample_image(
+        loaded.network.transformer,
+        loaded.vae,
+        load_sampler(base, "unipc", 1.0),
+        loaded.batches.text(prompts["a green dog"]),
+        loaded.batches.text(prompts["blurry"]),
+        options=SamplingOptions(
+            width_px=64,
+            height_px=128,
+            steps=2,
+            guidance=3.0,
+            guidance_rescale=0.6,
+            seed=7,
+        ),
+    )
     return np.asarray(image)
 
 
@@ -294,3 +308,43 @@ def an_autoencoder_that_is_missing_is_told(plan: Plan, environment: Environment)
     expect([warning["code"] for warning in events["warning"]], ["preview_autoencoder"])
     assert "no/such/one is no folder here, and no model" in events["warning"][0]["message"]
     expect(len(events["preview"]), 1)
+
+
+_FURTHER: Final = Files(
+    config={
+        **_PICTURES.config,
+        "validation_adapter_path": "further",
+        "validation_adapter_strength": 0.5,
+    }
+)
+
+
+def _further(environment: Environment, name: str) -> Path:
+    """The file of an adapter that no run here trains."""
+    folder = environment.folder / name
+    if not folder.exists():
+        EXAMPLES["lora"](load_transformer(environment.base.folder, torch.float32)).write(folder)
+    return folder / ADAPTER_NAME
+
+
+@GROUP.observes("operation.pictures.adapter.path", files=_FURTHER, reset="further too")
+def the_further_adapter_is_found(plan: Plan, environment: Environment) -> None:
+    file, _ = (_further(environment, name) for name in ("further", "further too"))
+    run = environment.load_locally(plan, environment.new_folder(), str(environment.base.folder))
+    expect(run.document("job.json")["picture_adapter"], str(file))
+
+
+@GROUP.observes("operation.pictures.adapter.strength", files=_FURTHER, reset=1.0)
+def the_further_adapter_has_half_its_strength(plan: Plan, environment: Environment) -> None:
+    file = _further(environment, "further")
+    with EventWriter(environment.new_folder() / "events.jsonl") as events:
+        run = _opened(plan, environment, events)
+        run = replace(run, job=run.job.model_copy(update={"picture_adapter": str(file)}))
+        make_first_pictures(run, TrainingState(throughput=Throughput(run.last_step)))
+    network = run.loaded.network
+    modules = read_modules(file, hidream_linears(network.transformer.config))
+    assert network.adapter is not None
+    with network.adapter.switch.off(), laid_over(network.transformer, modules, 0.5):
+        wanted = _sampled(run.loaded, run.job.index.prompts, environment.base.folder)
+    (picture,) = Path(run.job.output_dir).glob("samples/*/*-base.png")
+    expect(np.array_equal(np.asarray(Image.open(picture)), wanted), True)

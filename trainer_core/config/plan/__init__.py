@@ -46,6 +46,7 @@ from trainer_core.config.plan.identity import (
 from trainer_core.config.plan.operation import Device, Operation, Place, Publication, Tracker
 from trainer_core.config.plan.pictures import (
     EmaPictures,
+    PictureAdapter,
     PicturePrompt,
     Pictures,
     PictureSize,
@@ -87,6 +88,7 @@ __all__ = [
     "Operation",
     "OptimizerName",
     "OptimizerPlan",
+    "PictureAdapter",
     "PicturePrompt",
     "PictureSize",
     "Pictures",

@@ -48,6 +48,14 @@ class Previews(Frozen):
     on the machine. None: a linear map that is fitted to the VAE."""
 
 
+class PictureAdapter(Frozen):
+    """An adapter that pictures show beside the weights of the run, which never train with it."""
+
+    path: str
+    """An adapter file, or a folder that has one, on the machine of the run."""
+    strength: float = Field(gt=0)
+
+
 class Pictures(Sparse):
     """Which pictures a run makes, when, and how."""
 
@@ -55,6 +63,7 @@ class Pictures(Sparse):
         *("guidance_rescale", "after_step", "after_epoch", "strength", "time_share"),
         "clip_model",
         "previews",
+        "adapter",
     )
 
     prompts: Many[PicturePrompt] = Field(min_length=1)
@@ -93,6 +102,8 @@ class Pictures(Sparse):
     picture is scored."""
     previews: Previews | None = None
     """None: nothing is shown of a picture before it is done."""
+    adapter: PictureAdapter | None = None
+    """Acts in every picture, in those of the base model too; None: there is no such adapter."""
 
     def strength_of(self, prompt: PicturePrompt) -> float:
         """Of the adapter in the pictures of one of the prompts."""

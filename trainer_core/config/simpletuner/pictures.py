@@ -1,9 +1,10 @@
 """Options of the pictures that a run makes while it trains."""
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from trainer_core.config.plan import (
     EmaPictures,
+    PictureAdapter,
     PicturePrompt,
     Pictures,
     PictureSize,
@@ -32,6 +33,7 @@ from trainer_core.config.simpletuner.verdicts import Option, Table
 from trainer_core.file_names import safe_names
 
 PICTURES: Final = Table()
+AdapterMode = Literal["adapter_only", "comparison", "none"]
 
 _INTERVAL: Final = PICTURES.integer(
     "validation_step_interval",
@@ -147,6 +149,35 @@ _PREVIEW_DECODER: Final = PICTURES.text(
     "shows more than colours: the folder of diffusers' AutoencoderTiny in safetensors, or the name "
     "of a model in the Hub's cache on this machine, such as madebyollin/taef1 for HiDream-I1.",
 )
+_ADAPTER: Final = PICTURES.text(
+    "validation_adapter_path",
+    None,
+    "In a local run: a further adapter that every picture shows beside what is trained: a file in "
+    "safetensors, or the folder of a result or of a checkpoint. It is never trained.",
+)
+PICTURES.unlike(
+    _ADAPTER, "Names no repository of the Hub: download the file first. It may also be a LoKr."
+)
+_ADAPTER_STRENGTH: Final = PICTURES.number(
+    "validation_adapter_strength",
+    1.0,
+    "With validation_adapter_path: the strength of that adapter. That of the trained one is "
+    "validation_lycoris_strength.",
+    above=0,
+    at_most=MAX_STRENGTH,
+)
+_ADAPTER_MODE: Final[Option[AdapterMode]] = PICTURES.choice(
+    "validation_adapter_mode",
+    AdapterMode,
+    "adapter_only",
+    "With validation_adapter_path: adapter_only shows that adapter in every picture, none in no "
+    "picture.",
+)
+PICTURES.unlike(
+    _ADAPTER_MODE,
+    "comparison does as adapter_only and says so: each picture is made once. A run without the "
+    "adapter, with the same seeds, makes the others.",
+)
 PICTURES.differs(
     "validation_prompt_library",
     "the prompts that SimpleTuner brings are not painted: write yours into user_prompt_library.",
@@ -164,15 +195,13 @@ PICTURES.differs(
     "validation_seed_source", "noise is drawn on the CPU, and is the same on every device.", "cpu"
 )
 PICTURES.differs(
-    "validation_adapter_path validation_adapter_name validation_adapter_config",
-    "pictures show the model that is trained, without a further adapter: reverie generate paints "
-    "with that one.",
+    "validation_adapter_config",
+    "pictures show one further adapter at most, that of validation_adapter_path.",
 )
 PICTURES.no_effect(
-    "validation_adapter_strength",
-    "The adapter's strength is set by validation_lycoris_strength, also that of a LoRA.",
+    "validation_adapter_name",
+    "A further adapter needs no name: the pictures' files have its SHA-256.",
 )
-PICTURES.no_effect("validation_adapter_mode", "No further adapter is loaded.")
 PICTURES.no_effect(
     "validation_guidance_real validation_no_cfg_until_timestep validation_guidance_skip_layers "
     "validation_guidance_skip_layers_start validation_guidance_skip_layers_stop "
@@ -213,6 +242,9 @@ _OF_PICTURES: Final[tuple[Option[Any], ...]] = (
     _PREVIEW,
     _PREVIEW_STEPS,
     _PREVIEW_DECODER,
+    _ADAPTER,
+    _ADAPTER_STRENGTH,
+    _ADAPTER_MODE,
 )
 """Those that have no effect where no pictures are made."""
 
@@ -265,6 +297,7 @@ def pictures_of(
         strength=1.0 if is_full_rank(config) else config[_STRENGTH],
         time_share=config[_TIME_SHARE],
         previews=_previews_of(config),
+        adapter=_adapter_of(config),
     )
     at_once = len(pictures.prompts) * len(pictures.sizes) * len(pictures.seeds)
     if at_once > _MAX_AT_ONCE:
@@ -290,6 +323,31 @@ def _previews_of(config: Options) -> Previews | None:
         return None
     autoencoder = (config[_PREVIEW_DECODER] or "").strip() or None
     return Previews(steps=config[_PREVIEW_STEPS], autoencoder=autoencoder)
+
+
+def _adapter_of(config: Options) -> PictureAdapter | None:
+    path = (config[_ADAPTER] or "").strip()
+    if path in ("", "None"):
+        _tell_idle(config, "without validation_adapter_path", _ADAPTER_STRENGTH, _ADAPTER_MODE)
+        return None
+    if config.source == "http":
+        config.differs(
+            _ADAPTER,
+            "in the service pictures show what is trained alone; a local run (reverie train) also "
+            "shows a further adapter.",
+        )
+        _tell_idle(config, "in the service", _ADAPTER_STRENGTH, _ADAPTER_MODE)
+        return None
+    if config[_ADAPTER_MODE] == "none":
+        config.idle("with validation_adapter_mode none", _ADAPTER)
+        return None
+    if config[_ADAPTER_MODE] == "comparison":
+        config.differs(
+            _ADAPTER_MODE,
+            "every picture shows the adapter of validation_adapter_path: a run without it, with "
+            "the same seeds, makes those to compare with.",
+        )
+    return PictureAdapter(path=path, strength=config[_ADAPTER_STRENGTH])
 
 
 def _tell_idle(config: Options, why: str, *options: Option[Any]) -> None:
