@@ -10,13 +10,12 @@ from typing import Final
 
 import pytest
 
-from services.domain.ledger import Claim, StoredCheckpoint
 from services.objects.folders import put_folder
-from services.objects.keys import checkpoint_prefix, result_prefix
+from services.objects.keys import result_prefix
 from services.objects.open import open_store
 from services.objects.port import ObjectStore
 from services.settings.env import Settings
-from services.store import run_control, runs
+from services.store import runs
 from tests.support.adapter_bytes import (
     lora_bytes,
     lora_checkpoint,
@@ -24,7 +23,7 @@ from tests.support.adapter_bytes import (
     tensors_file,
     width_of,
 )
-from tests.support.finished_runs import closed_folder
+from tests.support.finished_runs import closed_folder, commit_checkpoint
 from tests.support.fleet import Fleet
 from tests.support.runs import TenantDatabase, plan
 from tests.support.service import database_of
@@ -83,7 +82,7 @@ def trained(
     claim = ada.db.held(plan=plan(checkpoints=2))
     scope = (claim.tenant_id, claim.run_id, claim.fence)
     state = lora_checkpoint(4, out_features=width)
-    commit(ada.db, objects, claim, 10, write(tmp_path / "state", state))
+    commit_checkpoint(ada.db, claim, objects, write(tmp_path / "state", state), 10)
     adapter = lora_bytes(4, out_features=width)
     result = closed_folder(tmp_path / "result", {ADAPTER: adapter, "card.json": b"{}"})
     files = put_folder(objects, result_prefix(*scope), result)
@@ -96,17 +95,6 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     for name, body in files.items():
         (folder / name).write_bytes(body)
     return folder
-
-
-def commit(db: TenantDatabase, objects: ObjectStore, claim: Claim, step: int, folder: Path) -> None:
-    prefix = checkpoint_prefix(claim.tenant_id, claim.run_id, claim.fence, step)
-    stored = StoredCheckpoint(step=step, files=put_folder(objects, prefix, folder))
-    db.ledger.commit_checkpoint(claim.run_id, claim.fence, stored)
-
-
-def cancel(user: User, run_id: str) -> None:
-    with user.db.database.transaction() as conn:
-        run_control.cancel(conn, user.db.tenant_id, run_id, now=True)
 
 
 def test_an_earlier_run_is_named_by_its_id_or_by_a_folder_of_its_artifacts(
@@ -196,7 +184,7 @@ def test_a_run_without_an_adapter_is_named(
 ) -> None:
     claim = ada.db.held(plan=plan(checkpoints=2))
     state = lora_checkpoint(4, out_features=width, full_rank=True)
-    commit(ada.db, objects, claim, 10, write(tmp_path / "state", state))
+    commit_checkpoint(ada.db, claim, objects, write(tmp_path / "state", state), 10)
     (at_step,) = ada.problems(f"{claim.run_id}/{STEP}")
     assert "is a checkpoint of full-rank training: it has no adapter" in at_step["message"]
 
@@ -208,7 +196,7 @@ def test_a_run_without_an_adapter_is_named(
     assert "trained all weights: its result has no adapter" in at_end["message"]
 
     stopped = ada.http.submit(ada.request())
-    cancel(ada, stopped)
+    ada.cancel(stopped)
     (problem,) = ada.problems(stopped)
     assert f"{stopped} is canceled and has no result" in problem["message"]
 
@@ -284,7 +272,7 @@ def test_what_a_queued_run_starts_from_is_not_deleted(
         assert (refused.status_code, refused.json()["code"]) == (409, "still_needed")
         assert new in refused.json()["detail"]
 
-        cancel(ada, new)
+        ada.cancel(new)
         assert ada.http.http.delete(address).status_code == 202
         assert ada.problems(what)[0]["code"] == "not_found"
 
@@ -299,13 +287,13 @@ def test_a_checkpoint_that_a_queued_run_starts_from_is_kept(
         page = ada.http.get(f"/v1/runs/{claim.run_id}/checkpoints")
         return [each["step"] for each in page["data"]]
 
-    commit(ada.db, objects, claim, 10, state)
+    commit_checkpoint(ada.db, claim, objects, state, 10)
     new = ada.submit(f"{claim.run_id}/{STEP}")
-    commit(ada.db, objects, claim, 20, state)
-    commit(ada.db, objects, claim, 30, state)
+    commit_checkpoint(ada.db, claim, objects, state, 20)
+    commit_checkpoint(ada.db, claim, objects, state, 30)
     assert steps() == [30, 10]
 
-    cancel(ada, new)
+    ada.cancel(new)
     assert steps() == [30]
 
 
@@ -314,7 +302,7 @@ def test_a_checkpoint_that_is_retired_at_this_moment_is_missed(
 ) -> None:
     claim = ada.db.held(plan=plan(checkpoints=1))
     state = write(tmp_path / "state", lora_checkpoint(4, out_features=width))
-    commit(ada.db, objects, claim, 10, state)
+    commit_checkpoint(ada.db, claim, objects, state, 10)
     body = ada.request(init_lora=f"{claim.run_id}/{STEP}")
 
     def is_waiting() -> bool:
@@ -339,7 +327,7 @@ def test_a_checkpoint_is_named_while_a_clone_of_its_run_is_inserted(
 ) -> None:
     claim = ada.db.held(plan=plan(checkpoints=1))
     state = write(tmp_path / "state", lora_checkpoint(4, out_features=width))
-    commit(ada.db, objects, claim, 10, state)
+    commit_checkpoint(ada.db, claim, objects, state, 10)
 
     with ada.db.database.transaction() as conn:  # the lock of a foreign key: parent_run_id
         conn.execute("SELECT FROM runs WHERE run_id = %s FOR KEY SHARE", (claim.run_id,))

@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,37 +17,11 @@ from services.client.errors import ClientError, DatasetRejectedError
 from services.client.folder import list_folder
 from services.client.push import PushProgress, push_folder
 from tests.support.adapter_bytes import lora_bytes, width_of
-from tests.support.command_line import environment
-from tests.support.command_line import reverie as run_reverie
+from tests.support.command_line import CommandLine
 from tests.support.fleet import Fleet
-from tests.support.service import new_tenant
 from trainer_core.base_models.describe import read_base_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-class CommandLine:
-    """`reverie` as a process, for one tenant of a fleet."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        tenant = new_tenant(fleet, "cli")
-        self.url = fleet.url
-        self.api_key = tenant.http.headers["Authorization"].removeprefix("Bearer ")
-        self.env = environment(self.url, self.api_key)
-
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "services.cli.main", *args],
-            env=self.env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def __call__(self, *args: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        done = run_reverie(args, self.env)
-        assert done.returncode == status, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
 
 
 @pytest.fixture(scope="module")

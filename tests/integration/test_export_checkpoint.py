@@ -5,25 +5,28 @@ import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner, Result
 
-from services.cli.connection import CommandError, Invocation
-from services.cli.program import app
 from tests.support import damage
+from tests.support.exporting import (
+    ADAPTER,
+    EMA,
+    LAST,
+    LORA,
+    SMALL,
+    Trainer,
+    export,
+    files_in,
+    painted,
+    reverie,
+)
 from tests.support.own_disk import mounted_disk
-from tests.support.small_jobs import STEPS, small_job
+from tests.support.small_jobs import STEPS
 from trainer_core.checkpoint.folders import facts_of, keep_newest, read_manifest
 from trainer_core.checkpoint.layout import adapter_files, checkpoint_name, opened, sealed
 from trainer_core.disk import DiskError
-from trainer_core.engine.loop import train
-from trainer_core.engine.setup import load_run
-from trainer_core.engine.state import open_run
 from trainer_core.errors import (
     AdapterFileError,
     BaseModelError,
@@ -34,47 +37,7 @@ from trainer_core.errors import (
 from trainer_core.export.start_file import find_start
 from trainer_core.local.export import adapter_at
 from trainer_core.local.folder import locked
-from trainer_core.process.control import Control
-from trainer_core.process.events import EventWriter
-from trainer_core.process.job import Job, write_job
 from trainer_core.progress import SilentReporter
-
-ADAPTER = "pytorch_lora_weights.safetensors"
-LAST = f"step-{STEPS:08d}"
-EMA = {"use_ema": True, "ema_decay": 0.9}
-LORA = {"lora_type": "standard", "lycoris_config": None, "lora_rank": 4}
-FULL = {
-    "model_type": "full",
-    "lora_type": None,
-    "lycoris_config": None,
-    "base_model_precision": "no_change",
-}
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """Trains small jobs in this process, each in a folder of its own."""
-
-    tiny: Path
-    shards: Path
-    home: Path
-
-    def train(self, name: str, resume_from: Path | None = None, **options: Any) -> Path:
-        """The output folder of a finished run, with its job as a local run leaves it."""
-        folder = self.home / name
-        folder.mkdir()
-        few = {"validation_num_inference_steps": 1, "validation_guidance": 1.0}
-        raw = small_job(self.tiny, self.shards, folder, **{**few, **options})
-        raw["resume_from"] = None if resume_from is None else str(resume_from)
-        job = Job.model_validate(raw)
-        job.checkpoints_dir.mkdir(parents=True)
-        control = Control(None)
-        with EventWriter(folder / "events.jsonl") as events:
-            run = open_run(job, load_run(job, control), events, control)
-            # Most of the time would go into 64 of them.
-            assert train(replace(run, evaluation_samples=run.evaluation_samples[:1]))
-        write_job(folder / "output" / "job.json", job)
-        return folder / "output"
 
 
 @pytest.fixture(scope="module")
@@ -96,32 +59,6 @@ def plain(trainer: Trainer) -> Path:
     return trainer.train("plain", first / "checkpoints" / "step-00000002")
 
 
-@pytest.fixture(scope="module")
-def full(trainer: Trainer) -> Path:
-    """A full-rank run."""
-    return trainer.train("full", **FULL)
-
-
-def reverie(*arguments: object) -> Result:
-    return CliRunner().invoke(
-        app, [str(each) for each in arguments], obj=Invocation(env={}), catch_exceptions=False
-    )
-
-
-def export(*arguments: object) -> Path:
-    result = reverie("export", *arguments)
-    assert result.exit_code == 0, result.output
-    return Path(result.stdout.strip())
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 def test_the_newest_checkpoint_gives_the_file_of_the_result(
     averaged: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,9 +76,9 @@ def test_the_newest_checkpoint_gives_the_file_of_the_result(
 
 
 def test_a_checkpoint_has_its_adapter_files_beside_the_state(
-    trainer: Trainer, averaged: Path, plain: Path, full: Path, tmp_path: Path
+    trainer: Trainer, averaged: Path, plain: Path, tmp_path: Path
 ) -> None:
-    """Those of a result; beside a running mean the live weights, too. Of full rank there are none.
+    """Those of a result; beside a running mean the live weights, too.
 
     A run goes on without them, so their user may take them away.
     """
@@ -154,7 +91,6 @@ def test_a_checkpoint_has_its_adapter_files_beside_the_state(
     last = files_in(averaged / "checkpoints" / LAST)
     assert last[f"live/{ADAPTER}"] == (plain / "result" / ADAPTER).read_bytes()
     assert last[f"live/{config}"] == last[config]
-    assert files_in(full / "checkpoints" / LAST).keys() == {"manifest.json", "state.safetensors"}
     folder = averaged / "checkpoints" / LAST
     manifest = read_manifest(folder)
     assert manifest.files.keys() == {"state.safetensors"}
@@ -295,35 +231,17 @@ def test_lora_too(trainer: Trainer, tmp_path: Path) -> None:
     assert files_in(tmp_path / "folder") == {ADAPTER: (output / "result" / ADAPTER).read_bytes()}
 
 
-def test_full_rank_is_a_folder_with_the_transformer(full: Path, tmp_path: Path) -> None:
-    export(full, "--output", tmp_path / "full")
-
-    assert files_in(tmp_path / "full" / "transformer") == files_in(full / "result" / "transformer")
-    with pytest.raises(OutputError, match=r"a\.safetensors is the name of a file: all weights"):
-        export(full, "--output", tmp_path / "a.safetensors")
-    damaged = tmp_path / "damaged"
-    shutil.copytree(full / "checkpoints" / LAST, damaged / LAST)
-    damage.OF_A_FILE["flipped"](damaged / LAST / "state.safetensors")
-    for place in (damaged, damaged / LAST):  # refused before the state is read
-        with pytest.raises(OutputError, match=r"a\.safetensors is the name of a file: all weights"):
-            export(place, "--output", tmp_path / "a.safetensors")
-
-
-def test_a_checkpoint_far_from_its_run_needs_only_its_base(
-    full: Path, averaged: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_checkpoint_far_from_its_run_needs_no_base(
+    averaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one that was downloaded: no job is beside it."""
     monkeypatch.setenv("REVERIE_MODELS_DIR", str(tmp_path))
-    far, all_weights = tmp_path / "far", tmp_path / "all"
+    far = tmp_path / "far"
     shutil.copytree(averaged / "checkpoints" / LAST, far)
-    shutil.copytree(full / "checkpoints" / LAST, all_weights)
-    (tmp_path / "here").mkdir()
 
     file = export(far, "--output", tmp_path / "a.safetensors")
 
     assert file.read_bytes() == (averaged / "result" / ADAPTER).read_bytes()
-    export(all_weights, "--base", tiny_folder, "--output", tmp_path / "b")
-    assert files_in(tmp_path / "b" / "transformer") == files_in(full / "result" / "transformer")
 
 
 def test_an_older_checkpoint_does_not_name_its_base_model(averaged: Path, tmp_path: Path) -> None:
@@ -345,21 +263,9 @@ def test_an_older_checkpoint_does_not_name_its_base_model(averaged: Path, tmp_pa
     assert named.read_bytes() == by_job.read_bytes() == expected
 
 
-def test_another_base_model_is_refused(
-    full: Path, averaged: Path, tiny_folder: Path, tmp_path: Path
-) -> None:
-    for run in (full, averaged):
-        with pytest.raises(BaseModelError, match=r"is hidream-wide, and .* from hidream-tiny: "):
-            export(run, "--base", "hidream-wide", "--output", tmp_path / "out")
-    config = json.loads((tiny_folder / "transformer" / "config.json").read_text())
-    for name, change in (("other", {"num_layers": config["num_layers"] + 1}), ("\udcff", {})):
-        (tmp_path / name / "transformer").mkdir(parents=True)
-        (tmp_path / name / "transformer" / "config.json").write_text(json.dumps(config | change))
-
-    with pytest.raises(BaseModelError, match="other does not fit the checkpoint: double_stream"):
-        export(full, "--base", tmp_path / "other", "--output", tmp_path / "out")
-    with pytest.raises(BaseModelError, match=r"the name of '\\udcff' is not UTF-8: rename"):
-        export(full, "--base", tmp_path / "\udcff", "--output", tmp_path / "out")
+def test_another_base_model_is_refused(averaged: Path, tmp_path: Path) -> None:
+    with pytest.raises(BaseModelError, match=r"is hidream-wide, and .* from hidream-tiny: "):
+        export(averaged, "--base", "hidream-wide", "--output", tmp_path / "out")
 
 
 def test_what_is_there_stays(averaged: Path, tmp_path: Path) -> None:
@@ -405,12 +311,12 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_offered(
         export(output, "--step", STEPS)
 
 
-def test_a_full_disk_is_named_and_nothing_stays(averaged: Path, full: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_named_and_nothing_stays(averaged: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with mounted_disk(disk, "size=4k"):
-        for output, name in ((averaged, "a.safetensors"), (averaged, "a"), (full, "full")):
+        for name in ("a.safetensors", "a"):
             with pytest.raises(DiskError, match=rf"no space left for {disk / name}"):
-                export(output, "--output", disk / name)
+                export(averaged, "--output", disk / name)
             assert list(disk.iterdir()) == []
 
 
@@ -445,15 +351,6 @@ def test_a_run_that_goes_on_is_read_and_not_disturbed(averaged: Path, tmp_path: 
     assert len(list(folder.iterdir())) == 1
 
 
-SMALL = ("--prompt", "a cat", "--width", 32, "--steps", 1, "--guidance", 1, "--device", "cpu")
-
-
-def painted(output: Path, *arguments: object) -> bytes:
-    result = reverie("generate", *SMALL, "--output", output, *arguments)
-    assert result.exit_code == 0, result.output
-    return output.read_bytes()
-
-
 def test_pictures_of_a_checkpoint_are_those_of_its_file(
     averaged: Path, plain: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -473,19 +370,8 @@ def test_pictures_of_a_checkpoint_are_those_of_its_file(
         picture(tmp_path)
     with pytest.raises(AdapterFileError, match=r"there is no .*step-9: name an adapter file"):
         picture(averaged / "step-9")
-    assert (
-        reverie(
-            "generate",
-            *SMALL,
-            "--base",
-            tiny_folder,
-            "--weights",
-            "ema",
-            "--output",
-            tmp_path / "a.png",
-        ).exit_code
-        == 2
-    )
+    without = ("--base", tiny_folder, "--weights", "ema", "--output", tmp_path / "a.png")
+    assert reverie("generate", *SMALL, *without).exit_code == 2
 
 
 def test_a_checkpoint_is_merged_as_its_file(
@@ -504,40 +390,10 @@ def test_a_checkpoint_is_merged_as_its_file(
     assert facts["adapter"] == f"{LAST}-ema.safetensors"
 
 
-def test_a_full_rank_result_paints_with_the_parts_of_its_base(
-    full: Path, averaged: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = tmp_path / "whole"
-    shutil.copytree(tiny_folder, whole)
-    shutil.rmtree(whole / "transformer")
-    shutil.copytree(full / "result" / "transformer", whole / "transformer")
-
-    def picture(*base: object) -> bytes:
-        return painted(tmp_path / "a.png", "--base", *base)
-
-    expected = picture(whole)
-
-    assert picture(tiny_folder) != expected
-    assert picture(full) == expected
-    # An export in another place: its metadata names the base, which the operator's folder has.
-    export(full / "checkpoints" / LAST, "--output", tmp_path / "far" / "full")
-    monkeypatch.setenv("REVERIE_MODELS_DIR", str(tiny_folder.parent))
-    assert picture(tmp_path / "far" / "full") == expected
-    # One whose base nothing names.
-    shutil.copytree(full / "result" / "transformer", tmp_path / "lone" / "transformer")
-    for file in (tmp_path / "lone" / "transformer").glob("*.safetensors"):
-        save_file(load_file(file), file)
-    with pytest.raises(BaseModelError, match=r"not on this machine: name .* with --parts-from"):
-        picture(tmp_path / "lone")
-    assert picture(tmp_path / "lone", "--parts-from", tiny_folder) == expected
-    with pytest.raises(CommandError, match="--parts-from is for a --base with a transformer alone"):
-        picture(tiny_folder, "--parts-from", tiny_folder)
+def test_an_adapter_is_no_base_model(averaged: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
     for adapter in (averaged, averaged / "result", averaged / "result" / ADAPTER):
         with pytest.raises(BaseModelError, match=r"is an adapter, not a base model: .* --adapter"):
-            picture(adapter)
+            painted(file, "--base", adapter)
     with pytest.raises(BaseModelError, match="has checkpoints and no full-rank result"):
-        picture(averaged / "checkpoints")
-    with pytest.raises(AdapterFileError, match=r"result has a transformer .*: give it to --base"):
-        picture(tiny_folder, "--adapter", full / "result")
-    with pytest.raises(AdapterFileError, match="of full-rank training: write its transformer"):
-        picture(tiny_folder, "--adapter", full / "checkpoints" / LAST)
+        painted(file, "--base", averaged / "checkpoints")

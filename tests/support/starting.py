@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
+from services.store import run_control
 from tests.support.adapter_bytes import ONE_LORA
 from tests.support.api_keys import new_api_key
 from tests.support.fleet import Fleet
@@ -42,3 +43,7 @@ class User:
 
     def start_of(self, run_id: str) -> Any:
         return self.http.get(f"/v1/runs/{run_id}/plan")["identity"].get("start_adapter")
+
+    def cancel(self, run_id: str) -> None:
+        with self.db.database.transaction() as conn:
+            run_control.cancel(conn, self.db.tenant_id, run_id, now=True)
