@@ -1,8 +1,7 @@
 """``python -m services.cache_builder``."""
 
-import sys
-
 from services.cache_builder.main import main
+from services.processes.threads import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

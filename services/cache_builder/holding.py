@@ -8,12 +8,15 @@ from typing import Final
 
 import structlog
 
+from services.processes.threads import wait_for_end
 from services.store.database import TRANSIENT_ERRORS, Connection, Database
 
 log = structlog.get_logger(__name__)
 
 _RENEW_S: Final = 10.0
 """A third of the lease: two lost renewals do not end it."""
+_END_S: Final = 10.0
+"""For a renewal under way; a later one holds the row for one lease more, at most."""
 
 
 @contextlib.contextmanager
@@ -43,4 +46,4 @@ def renewed(database: Database, renew: Callable[[Connection], None]) -> Iterator
         yield
     finally:
         done.set()
-        thread.join()
+        wait_for_end(thread, _END_S)

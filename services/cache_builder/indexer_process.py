@@ -12,6 +12,7 @@ import structlog
 
 from services.metrics.work import indexer_deaths
 from services.processes.child import ChildProcess
+from services.processes.threads import wait_for_end
 from trainer_core.process.supervision import current_process_token
 
 log = structlog.get_logger(__name__)
@@ -21,6 +22,8 @@ _LONGEST_PAUSE_S: Final = 30.0
 _STEADY_S: Final = 60.0
 """After a run of this length the pause before a restart is short again."""
 _STOP_S: Final = 20.0
+_KILL_S: Final = 10.0
+"""For SIGKILL to it and its children; a process in a system call that hangs outlasts it."""
 _TICK_S: Final = 0.2
 
 
@@ -44,7 +47,7 @@ class IndexerProcess:
         trace: TracebackType | None,
     ) -> None:
         self.ask_to_stop()
-        self._thread.join()
+        wait_for_end(self._thread, _STOP_S + _KILL_S)
 
     def ask_to_stop(self) -> None:
         """May be called in a signal handler."""

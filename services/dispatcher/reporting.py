@@ -11,6 +11,7 @@ import structlog
 
 from services.metrics import dispatching as metrics
 from services.metrics.queue import queue_figures
+from services.processes.threads import wait_for_end
 from services.store import health
 from services.store import queue_figures as store
 from services.store.database import TRANSIENT_ERRORS, Database
@@ -59,7 +60,7 @@ class Reporting:
         trace: TracebackType | None,
     ) -> None:
         self._closing.set()
-        self._thread.join(_JOIN_S)
+        wait_for_end(self._thread, _JOIN_S)
 
     def _report_until_closed(self) -> None:
         while True:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import structlog
 
@@ -15,8 +15,12 @@ from services.embedded.home import Home
 from services.embedded.startup import Children, Startup
 from services.processes.errors import ChildError
 from services.processes.supervisor import keep_running
+from services.processes.threads import wait_for_end
 
 log = structlog.get_logger()
+
+_REST_S: Final = 60.0
+"""For what a stop may meet beside the children, such as a migration of the database."""
 
 
 class EmbeddedService:
@@ -126,10 +130,14 @@ class EmbeddedService:
         self._force.set()
 
     def stop(self) -> None:
-        """Stop everything in order (trainers first, servers last) and wait for it."""
+        """Stop everything in order (trainers first, servers last) and wait for it.
+
+        What takes longer than all children may take together ends with this process: the kernel
+        kills them then.
+        """
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            wait_for_end(self._thread, self._children.longest_stop_s() + _REST_S)
 
     def _run(self) -> None:
         lock: int | None = None

@@ -52,6 +52,10 @@ class Children:
         child.start()
         return child
 
+    def longest_stop_s(self) -> float:
+        """How long ``stop`` may take before the last child is killed."""
+        return sum(child.spec.stop_s for child in self.all)
+
     def stop(self, *, force_asked: Callable[[], bool]) -> None:
         """Stop trainers first, for their checkpoint, and servers last. Leaves no process."""
         trainers = [c for c in self.processes if c.spec.name.startswith("trainer")]

@@ -1,8 +1,7 @@
 """``python -m services.results``."""
 
-import sys
-
+from services.processes.threads import leave
 from services.results.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,11 +8,13 @@ from typing import Final, Self, TypeAlias
 import structlog
 
 from services.objects.errors import ObjectStoreError
+from services.processes.threads import wait_for_end
 from services.store.database import TRANSIENT_ERRORS
 
 log = structlog.get_logger(__name__)
 
-_JOIN_S: Final = 30.0
+_END_S: Final = 10.0
+"""The process has several of these threads and 60 s to end; what is cut off is done again."""
 
 IsStopping: TypeAlias = Callable[[], bool]
 """Whether the process is to end; long work asks it between two portions, and goes on later."""
@@ -57,7 +59,7 @@ class Repeating:
         trace: TracebackType | None,
     ) -> None:
         self._stopping.set()
-        self._thread.join(_JOIN_S)
+        wait_for_end(self._thread, _END_S)
 
     def _repeat(self) -> None:
         while not self._stopping.is_set():

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from services.processes.threads import wait_for_end
 from services.trainer.failures import failure_of_attempt
 from services.trainer.feed_order import FeedOrder
 from services.trainer.lease import NotWantedError
@@ -156,7 +157,7 @@ class Feeder:
         self._pool.shutdown(wait=False, cancel_futures=True)
         # The folder is deleted next: a file that appears meanwhile would stay. A hanging store is
         # not waited for.
-        self._thread.join(_END_S)
+        wait_for_end(self._thread, _END_S)
         if not self._thread.is_alive():
             wait(self._fetches, timeout=_END_S)
 

@@ -8,6 +8,7 @@ from typing import Final, Self
 import structlog
 
 from services.domain.ledger import Ledger, LedgerDownError, Worker
+from services.processes.threads import wait_for_end
 from trainer_core.process.failure import Failure
 
 log = structlog.get_logger(__name__)
@@ -58,7 +59,7 @@ class Heartbeat:
         """Send a last heartbeat, as draining, so that a worker that has ended gets no offer."""
         self._is_closing = True
         self._awake.set()
-        self._thread.join(_LAST_BEAT_S)
+        wait_for_end(self._thread, _LAST_BEAT_S)
 
     def wake(self) -> None:
         """Send a heartbeat at once; may be called in a signal handler."""

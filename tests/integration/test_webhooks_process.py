@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from services.client.client import Client
 from services.client.errors import ProblemError
 from tests.support.backups import dump_text
 from tests.support.canaries import Canaries
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, children_of, command_of
 from tests.support.ports import free_port
 from tests.support.service import database_of, new_tenant
 from tests.support.waiting import wait_until
@@ -164,3 +165,23 @@ def test_from_the_terminal(fleet: Fleet, key: str, capsys: pytest.CaptureFixture
     assert shown("replay", webhook_id, delivery_id)["id"] == delivery_id
     reverie("delete", webhook_id)
     assert webhook_id not in reverie("list")
+
+
+def test_a_sending_process_that_hangs_does_not_hold_its_parent(
+    fleet: Fleet, client: Client
+) -> None:
+    """The last test of this file: the results process ends."""
+    webhook = client.create_webhook({"url": f"http://127.0.0.1:{free_port()}/hook"})
+    client.test_webhook(webhook["id"])
+
+    def sending() -> list[int]:
+        children = children_of(fleet.processes["results"].pid)
+        return [pid for pid in children if "spawn_main" in command_of(pid)]
+
+    (sender,) = wait_until(sending, what="the sending process")
+    os.kill(sender, signal.SIGSTOP)
+
+    fleet.signal("results", signal.SIGTERM)
+
+    assert fleet.wait("results") == 0
+    assert "sending_process_killed" in fleet.tail("results")

@@ -8,6 +8,7 @@ process for each event would take longer to start than to send it.
 import multiprocessing
 import os
 import threading
+import time
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Final, Self
@@ -24,7 +25,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
 _STOP_EVERY_S: Final = 0.2
-_END_S: Final = 5.0
+_END_S: Final = 3.0
+"""For the sending process, after it was asked to end."""
 
 
 class Courier:
@@ -59,16 +61,20 @@ class Courier:
 
     def _follow(self, outcomes: Connection, process: multiprocessing.process.BaseProcess) -> None:
         """Count what the process does until it ends; ask it to end where this one has to."""
-        is_asked = False
+        ends_at: float | None = None
         while True:
             if outcomes.poll(_STOP_EVERY_S):
                 try:
                     webhook_tries.labels(outcome=outcomes.recv_bytes().decode()).inc()
                 except EOFError:
                     return
-            elif self._stopping.is_set() and not is_asked:
+            elif ends_at is None and self._stopping.is_set():
                 process.terminate()
-                is_asked = True
+                ends_at = time.monotonic() + _END_S
+            elif ends_at is not None and time.monotonic() > ends_at:
+                log.warning("sending_process_killed", waited_s=_END_S)
+                process.kill()  # what it was sending is sent again
+                return
 
     def __enter__(self) -> Self:
         self._thread.__enter__()
