@@ -1,4 +1,4 @@
-"""Speeds, durations and counts as people read them."""
+"""Speeds, durations, counts and strange texts as people read them."""
 
 
 def speed(steps_per_s: float) -> str:
@@ -26,3 +26,12 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 def share_having(number: int, total: int, what: str) -> str:
     """``1 of 3 pictures has`` or ``2 of 3 pictures have``."""
     return f"{number:,} of {counted(total, what)} {'has' if 1 in (number, total) else 'have'}"
+
+
+def printable(text: str, most_characters: int) -> str:
+    """A text that others wrote, for a message: one line that commands no terminal, its end cut off.
+
+    Each character that is not printable is a ``?``, also a line break.
+    """
+    shown = text if len(text) <= most_characters else f"{text[: most_characters - 1]}…"
+    return "".join(each if each.isprintable() else "?" for each in shown)

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from trainer_core.config.simpletuner.source_types import BucketSource
+from trainer_core.in_words import printable
 from trainer_core.sources.errors import ChangedError, RowError, SourceError, UnreachableError
 
+_SHOWN_CHARACTERS: Final = 60
 _NO_KEYS: Final = (
     "without credentials: set aws_access_key_id and aws_secret_access_key, or AWS_ACCESS_KEY_ID "
     "and AWS_SECRET_ACCESS_KEY in the environment"
@@ -94,12 +96,12 @@ def error_of_listing(error: Any, place: BucketSource, *, is_anonymous: bool) -> 
             meaning.format(
                 bucket=place.bucket,
                 service=service,
-                region=_plain(region) if region else "another region",
+                region=printable(region, _SHOWN_CHARACTERS) if region else "another region",
                 keys=_NO_KEYS if is_anonymous else _TOO_WEAK,
             )
         )
     status = int(answer.get("HTTPStatusCode", 0))
-    said = f"{service} answers {_plain(code)} for bucket {place.bucket}"
+    said = f"{service} answers {printable(code, _SHOWN_CHARACTERS)} for bucket {place.bucket}"
     if status >= 500 or status == 429 or code in ("SlowDown", "Throttling", "RequestTimeout"):
         return UnreachableError(f"{said}; give the same command again, it goes on where it stopped")
     return SourceError(f"{said}: check aws_bucket_name, aws_data_prefix and aws_endpoint_url")
@@ -107,8 +109,3 @@ def error_of_listing(error: Any, place: BucketSource, *, is_anonymous: bool) -> 
 
 def _code_of(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _plain(text: str) -> str:
-    """A text of the service as far as it may be in a message."""
-    return "".join(c if c.isprintable() else "?" for c in text[:60])

@@ -14,6 +14,7 @@ from trainer_core.data.formats import CAPTION_SUFFIX
 from trainer_core.data.images import ImageFacts, inspect_image
 from trainer_core.digests import sha256_of
 from trainer_core.errors import BadCaptionError, BadImageError
+from trainer_core.in_words import printable
 from trainer_core.sources.errors import RowError
 from trainer_core.sources.numbered import Position, Step
 from trainer_core.sources.rows import Row, caption_text, suffix_for
@@ -146,15 +147,10 @@ def _take(
 
 def _unused(row: Row, message: str, *, may_pass: bool = False) -> UnusedRow:
     return UnusedRow(
-        label=_shown(row.label),
-        message=_shown(message),
+        label=printable(row.label, _SHOWN_CHARACTERS),
+        message=printable(message, _SHOWN_CHARACTERS),
         may_pass=may_pass,
     )
-
-
-def _shown(text: str) -> str:
-    """A part of it that can be stored, and shown on a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text[:_SHOWN_CHARACTERS])
 
 
 def _files_of(row: Row, draft: Path, max_bytes: int) -> list[PortionFile]:

@@ -23,6 +23,7 @@ import httpcore
 import idna
 
 from trainer_core.errors import Category, TrainerError
+from trainer_core.in_words import printable
 from trainer_core.web.connecting import AddressRefusedError, CheckedNetwork, NameNotFoundError
 from trainer_core.web.public_addresses import Network
 
@@ -85,8 +86,7 @@ def shown_url(url: str) -> str:
     scheme, slashes, rest = bare.partition("://")
     host, slash, path = rest.partition("/")
     text = f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+    return printable(text, _SHOWN_CHARACTERS)
 
 
 def fetch(

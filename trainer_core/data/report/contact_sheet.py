@@ -14,6 +14,7 @@ from trainer_core.data.images import load_mask, load_rgb
 from trainer_core.data.report.crops import UPSCALED_FROM, Fitted
 from trainer_core.data.report.shown import Shown, ShownMask
 from trainer_core.errors import BadImageError
+from trainer_core.in_words import printable
 
 PER_PAGE: Final = 48
 MAX_PAGES: Final = 25
@@ -150,7 +151,7 @@ def _lines(shown: Shown) -> Iterator[tuple[str, str]]:
 
 def _fitting(text: str, draw: ImageDraw.ImageDraw, font: _FontType) -> str:
     """The text on one line, its end cut off where it is too wide."""
-    text = "".join(each if each.isprintable() else "?" for each in text)[:200]
+    text = printable(text, 200)
     if draw.textlength(text, font) <= _THUMB_PX:
         return text
     fits = [
