@@ -33,7 +33,6 @@ def delete_leftovers(database: Database, objects: ObjectStore, work: Import) -> 
             if not imports.hold(conn, work):
                 return
             for sha256 in unshared:
-                abandoned_uploads.keep_lock(conn)
                 try:
                     objects.delete(upload_key(work.tenant_id, sha256))
                 except ObjectStoreRefusedError as error:  # such as a file under an object lock

@@ -63,7 +63,6 @@ def _delete_files(
         batch = contents[start : start + _FILES_A_BATCH]
         with database.transaction() as conn:
             for sha256 in abandoned_uploads.lock_unshared(conn, dataset, batch, since):
-                abandoned_uploads.keep_lock(conn)
                 objects.delete(upload_key(dataset.tenant_id, sha256))
                 objects_swept.inc()
                 num_deleted += 1

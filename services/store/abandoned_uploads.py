@@ -4,6 +4,7 @@ An expired dataset is ``rejected`` and counts in no quota. ``num_files`` stays N
 are deleted.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -108,11 +109,13 @@ WHERE datasets.tenant_id = %(tenant_id)s AND dataset_id <> %(dataset_id)s AND de
 
 def lock_unshared(
     conn: Connection, dataset: Abandoned, contents: list[str], since: datetime
-) -> list[str]:
+) -> Iterator[str]:
     """Those of the contents that still no other dataset lists; none can come until the commit.
 
     Whoever creates a dataset waits for this transaction before its end, and is told only then
-    which of its files are stored.
+    which of its files are stored. The lock is taken at once. Delete each file before the next is
+    asked for, so that the lock outlasts slow deletions; that raises DatabaseDownError where the
+    lock is lost already.
 
     Args:
         since: when ``unshared`` named them.
@@ -125,19 +128,17 @@ def lock_unshared(
         "since": since,
     }
     shared = {row[0] for row in conn.execute(_SHARED_SINCE, facts)}
-    return [each for each in contents if each not in shared]
+    return _with_lock_kept(conn, [each for each in contents if each not in shared])
 
 
 # Three tries of a request to the object store, with their pauses, take less than five minutes.
 _KEEP_LOCK: Final = "SET LOCAL idle_in_transaction_session_timeout = '5min'"
 
 
-def keep_lock(conn: Connection) -> None:
-    """Call it before each deletion, so that the lock of ``lock_unshared`` outlasts a slow one.
-
-    Raises DatabaseDownError where the lock is lost already.
-    """
-    conn.execute(_KEEP_LOCK)
+def _with_lock_kept(conn: Connection, contents: list[str]) -> Iterator[str]:
+    for each in contents:
+        conn.execute(_KEEP_LOCK)
+        yield each
 
 
 _DELETE_FILES: Final = "DELETE FROM dataset_files WHERE tenant_id = %s AND dataset_id = %s"

@@ -140,7 +140,8 @@ def test_files_of_a_dataset_that_is_created_meanwhile_are_kept(
         create(conn, ada.tenant_id, "b")
 
     with ada.database.transaction() as conn:
-        assert abandoned_uploads.lock_unshared(conn, dataset, contents, since) == ["a" * 64]
+        kept = abandoned_uploads.lock_unshared(conn, dataset, contents, since)
+        assert list(kept) == ["a" * 64]
 
 
 def test_the_lock_outlasts_a_slow_deletion(

@@ -164,14 +164,14 @@ def delete_files(turn: Turn) -> Wait | None:
                 turn.save(conn, stored)
             fault_point("deletion.batch_noted")
         with turn.database.transaction() as conn:
-            unshared = abandoned_uploads.lock_unshared(conn, dataset, batch, since)
-            keys = [upload_key(turn.tenant_id, sha256) for sha256 in unshared]
-            for key in keys:
-                abandoned_uploads.keep_lock(conn)
+            deleted = set()
+            for sha256 in abandoned_uploads.lock_unshared(conn, dataset, batch, since):
+                key = upload_key(turn.tenant_id, sha256)
                 turn.objects.delete(key)
                 objects_swept.inc()
+                deleted.add(key)
             fault_point("deletion.files_deleted")
-            report.add_objects(turn.report, [each for each in turn.batch if each[0] in keys])
+            report.add_objects(turn.report, [each for each in turn.batch if each[0] in deleted])
             report.add_rows(turn.report, deleted_rows.delete_files(conn, turn.deletion, batch))
             turn.save(conn)
         if turn.should_end:
@@ -197,7 +197,6 @@ def end_uploads(turn: Turn) -> Wait | None:
         with turn.database.transaction() as conn:
             batch = begun[start : start + _FILES_A_BATCH]
             for sha256 in abandoned_uploads.lock_unshared(conn, dataset, batch, since):
-                abandoned_uploads.keep_lock(conn)
                 key = upload_key(turn.tenant_id, sha256)
                 report.add_uploads(turn.report, turn.objects.parts.drop(key))
             turn.save(conn, turn.batch)
