@@ -22,6 +22,7 @@ from trainer_core.config.simpletuner.source_types import (
 )
 from trainer_core.process.control import StopRequestedError
 from trainer_core.progress import SilentReporter
+from trainer_core.sources import hub
 from trainer_core.sources.errors import SourceError
 from trainer_core.sources.fetching import FetchedSource, fetch_source
 from trainer_core.sources.surroundings import Surroundings
@@ -155,6 +156,29 @@ def test_folders_of_pictures_with_tables_or_text_files(
         "train/c": (picture(2), "beside it\nin two lines\n"),
     }
     assert content(get(tmp_path, source_of(split="test"))) == {"test/d": (picture(3), "fourth\n")}
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"metadata.csv": b"file_name,text\n" + b"a.png,x\n" * 4}, "more than 3 rows: give each"),
+        ({"metadata.jsonl": b"{}\n" * 4}, "more than 3 rows: give each folder of pictures its own"),
+        ({"metadata.csv": b"x," * 1000 + b"y\n"}, "it has more than 1,000 columns"),
+    ],
+)
+def test_a_table_has_a_bounded_number_of_rows_and_columns(
+    table: dict[str, bytes],
+    words: str,
+    hub_server: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub, "MAX_ROWS", 3)  # a million takes seconds
+    ((name, body),) = table.items()
+    hub_server.add_dataset(NAME, {"a.png": picture(0), name: body})
+
+    with pytest.raises(SourceError, match=f"cats: {name} .*{words}"):
+        get(tmp_path, source_of())
 
 
 def test_the_card_names_configurations_and_files(hub_server: HubServer, tmp_path: Path) -> None:

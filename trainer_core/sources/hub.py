@@ -9,10 +9,11 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from trainer_core.config.simpletuner.source_types import HubSource, PictureSource
+from trainer_core.config.simpletuner.source_types import MAX_ROWS, HubSource, PictureSource
 from trainer_core.data.captions import MAX_CAPTION_BYTES, decode_caption
 from trainer_core.disk import writing
 from trainer_core.errors import BadCaptionError
@@ -25,7 +26,7 @@ from trainer_core.sources.errors import (
     UnreachableError,
 )
 from trainer_core.sources.hub_layout import HubFile, SplitFiles
-from trainer_core.sources.parquet_rows import open_parquet
+from trainer_core.sources.parquet_rows import open_parquet, rows_of_file
 from trainer_core.sources.rows import Row, own_key, refuse, safe_key, suffix_in
 from trainer_core.sources.tables import json_lines
 
@@ -33,6 +34,7 @@ _KIND: Final = "dataset"
 _CARD: Final = "README.md"
 _MAX_CARD_BYTES: Final = 4 << 20
 _MAX_METADATA_BYTES: Final = 512 << 20
+_MAX_COLUMNS: Final = 1000
 _MAX_FILES: Final = 2_000_000
 _FILE_NAME: Final = "file_name"
 
@@ -252,15 +254,31 @@ def _read_table(file: Path, name: str) -> list[Mapping[str, Any]]:
     readers: dict[str, Callable[[Path], list[Any]]] = {
         ".csv": _csv_rows,
         ".jsonl": json_lines,
-        ".parquet": lambda path: open_parquet(path).read().to_pylist(),
+        ".parquet": _parquet_rows,
     }
     try:
         rows = readers[PurePosixPath(name).suffix.lower()](file)
     except (ValueError, RecursionError, csv.Error) as error:
         raise SourceError(f"{name} cannot be read: {error}") from error
+    if len(rows) > MAX_ROWS:
+        raise SourceError(
+            f"{name} has more than {MAX_ROWS:,} rows: give each folder of pictures its own table"
+        )
     return [row for row in rows if isinstance(row, dict)]
 
 
+def _parquet_rows(path: Path) -> list[Any]:
+    """One row more than a table may have, or all; raises SourceError."""
+    return list(islice(rows_of_file(open_parquet(path), None), MAX_ROWS + 1))
+
+
 def _csv_rows(path: Path) -> list[Any]:
+    """The same, without empty values, so that many columns and short rows fit into memory."""
     with path.open(encoding="utf-8-sig", newline="") as opened:
-        return list(csv.DictReader(opened))
+        rows = csv.DictReader(opened)
+        if len(rows.fieldnames or ()) > _MAX_COLUMNS:
+            raise csv.Error(f"it has more than {_MAX_COLUMNS:,} columns")
+        return [
+            {column: value for column, value in row.items() if column is not None and value}
+            for row in islice(rows, MAX_ROWS + 1)
+        ]

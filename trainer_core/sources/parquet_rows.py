@@ -56,9 +56,10 @@ def columns_to_read(
     return [each for each in dict.fromkeys(wanted) if each in known]
 
 
-def rows_of_file(opened: Any, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """The rows in their order, a few at a time in memory."""
-    for batch in opened.iter_batches(batch_size=_AT_ONCE, columns=list(columns)):
+def rows_of_file(opened: Any, columns: Sequence[str] | None) -> Iterator[Mapping[str, Any]]:
+    """The rows in their order, a few at a time in memory. ``columns``: None for all."""
+    wanted = None if columns is None else list(columns)
+    for batch in opened.iter_batches(batch_size=_AT_ONCE, columns=wanted):
         yield from batch.to_pylist()
 
 
