@@ -44,6 +44,7 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
     "result.before_event",
     "train.before_finished",
     # the service
+    "objects.probed",
     "request.stored",
     "sweep.closed",
     "index.taken",

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import shutil
 import stat
 import time
@@ -11,11 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from services.objects.errors import (
-    ConditionalWritesError,
-    ObjectMissingError,
-    ObjectTooBigError,
-)
+from services.objects.errors import ObjectMissingError, ObjectTooBigError
 from services.objects.folder_files import (
     INCOMING,
     NOTHING_THERE,
@@ -29,9 +24,10 @@ from services.objects.folder_files import (
     write,
 )
 from services.objects.folder_parts import FolderParts
-from services.objects.keys import PROBE_PREFIX, check_key, check_prefix
+from services.objects.keys import check_key, check_prefix
 from services.objects.local_files import COPY_BYTES, appearing_whole, pieces_of
 from services.objects.port import SignedRequest
+from services.objects.probing import prove_conditional_writes
 from services.objects.signing import SignedGrant, UrlSigner, verify_signed
 
 _BROKEN_AFTER_S: Final = 24 * 3600  # a running upload writes to its file all the time
@@ -150,12 +146,7 @@ class FolderStore:
         """See ``ObjectStore``. Also deletes the unfinished files of killed writers."""
         self._delete_broken_uploads()
         # A file system without hard links fails here, and not at the first commit.
-        key = f"{PROBE_PREFIX}{secrets.token_hex(16)}"
-        try:
-            if not self.commit_once(key, b"first") or self.commit_once(key, b"second"):
-                raise ConditionalWritesError(f"{self._root} lets two writers create one object")
-        finally:
-            self.delete(key)
+        prove_conditional_writes(self, f"{self._root} lets two writers create one object")
 
     def _delete_broken_uploads(self) -> None:
         with self._directory((INCOMING,), create=True) as incoming:

@@ -5,6 +5,7 @@ tenants/<tenant_id>/cache/<digest>/                                     a shard 
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/checkpoints/step-00000100/
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/result/
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/samples/<sha256>.png
+probe/<time>-<random>                                                   see probing.py
 services/<service_id>/generation                                        see results/restored.py
 services/<service_id>/deletions/<deletion_id>                           a deletion's report
 services/<service_id>/audit/<tenant_id>/<seq>-<hash>                    an anchor of an audit log

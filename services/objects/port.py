@@ -96,7 +96,10 @@ class AttemptObjects(Protocol):
         """Create the object unless one exists; True where the object now has these bytes."""
 
     def prove_conditional_writes(self) -> None:
-        """Write a test object twice; ConditionalWritesError where the second write succeeds."""
+        """Write a test object twice; ConditionalWritesError where the second write succeeds.
+
+        Also deletes the test objects that killed processes left.
+        """
 
 
 class ObjectStore(AttemptObjects, Protocol):

@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import random
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,14 +15,14 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from services.objects.errors import (
-    ConditionalWritesError,
     ObjectMissingError,
     ObjectStoreDownError,
     ObjectTooBigError,
 )
-from services.objects.keys import PROBE_PREFIX, check_key, check_prefix
+from services.objects.keys import check_key, check_prefix
 from services.objects.local_files import COPY_BYTES, appearing_whole, pieces_of
 from services.objects.port import SignedRequest, attached
+from services.objects.probing import prove_conditional_writes
 from services.objects.s3_errors import status_of, translated
 from services.objects.s3_parts import S3Parts
 from services.objects.s3_signing import sign_put
@@ -186,14 +185,9 @@ class S3Store:
 
     def prove_conditional_writes(self) -> None:
         # In a versioned bucket Ceph RGW lets every conditional write through.
-        key = f"{PROBE_PREFIX}{secrets.token_hex(16)}"
-        try:
-            if not self.commit_once(key, b"first") or self.commit_once(key, b"second"):
-                raise ConditionalWritesError(
-                    f"bucket {self._bucket} ignores If-None-Match on PUT (is it versioned?)"
-                )
-        finally:
-            self.delete(key)
+        prove_conditional_writes(
+            self, f"bucket {self._bucket} ignores If-None-Match on PUT (is it versioned?)"
+        )
 
     def _put_if_absent(self, key: str, body: bytes) -> int:
         try:

@@ -41,6 +41,7 @@ def sweep_runs(database: Database, objects: ObjectStore, *, is_stopping: IsStopp
 def _sweep_run(database: Database, objects: ObjectStore, run: RunToSweep) -> int:
     # Listed before the rows are read, so what is committed in between counts as referenced.
     prefix = attempts_prefix(run.tenant_id, run.run_id)
+    under_way = objects.parts.keys(prefix)
     keys = list(objects.list_keys(prefix))
     with database.transaction() as conn:
         referenced = unreferenced.referenced_prefixes(conn, run.run_id)
@@ -54,6 +55,10 @@ def _sweep_run(database: Database, objects: ObjectStore, run: RunToSweep) -> int
         key for key in keys if key not in pictures and is_unreferenced(key, prefix, run, referenced)
     ]
     try:
+        # A worker that was cut off may still send a large file, which would be there after this.
+        for key in under_way:
+            if is_unreferenced(key, prefix, run, referenced):
+                objects.parts.drop(key)
         delete_objects(objects, unreferenced_keys)
     except ObjectStoreRefusedError as error:  # such as an object lock; other runs can be swept
         log.warning("run_not_swept", run_id=run.run_id, reason=str(error))

@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -188,6 +191,42 @@ def test_check_of_conditional_writes_leaves_no_object(store: ObjectStore) -> Non
     store.prove_conditional_writes()
 
     assert list(store.list_keys("probe/")) == []
+
+
+def test_what_a_killed_process_left_of_the_check_is_deleted_in_time(store: ObjectStore) -> None:
+    now_s = int(time.time())
+    old, young = f"probe/{now_s - 3700}-a", f"probe/{now_s - 3500}-b"
+    for key in (old, young):
+        store.put_bytes(key, b"first")
+
+    store.prove_conditional_writes()
+
+    assert list(store.list_keys("probe/")) == [young]
+
+
+_KILLED = """
+import sys
+from pathlib import Path
+from services.objects.folder_store import FolderStore
+from services.objects.signing import UrlSigner
+signer = UrlSigner(api_url="http://localhost", signing_key=b"k" * 16)
+FolderStore(Path(sys.argv[1]), signer).prove_conditional_writes()
+"""
+
+
+def test_a_process_that_is_killed_during_the_check_leaves_an_object_that_says_its_age(
+    folder_store: FolderStore, tmp_path: Path
+) -> None:
+    env = {**os.environ, "REVERIE_ENV": "test", "FAULT_AT": "objects.probed=kill"}
+    began_s = int(time.time())
+    command = [sys.executable, "-c", _KILLED, str(tmp_path / "objects")]
+    assert subprocess.run(command, env=env, check=False).returncode == -signal.SIGKILL
+
+    (left,) = folder_store.list_keys("probe/")
+    written_s = int(left.removeprefix("probe/").partition("-")[0])
+    assert began_s <= written_s <= time.time()
+    folder_store.prove_conditional_writes()
+    assert list(folder_store.list_keys("probe/")) == [left]  # it may be one that still works
 
 
 def test_a_versioned_bucket_is_detected(rgw_bucket: Bucket) -> None:

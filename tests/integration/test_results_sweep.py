@@ -116,6 +116,28 @@ def test_objects_that_a_holder_is_writing_are_kept(
     }
 
 
+def test_uploads_in_parts_of_an_attempt_that_ended_are_ended(
+    tenant_db: TenantDatabase, objects: FolderStore
+) -> None:
+    """A worker that was cut off may finish one after the sweep: nobody would delete the object."""
+    lost = tenant_db.held()
+    tenant_db.ledger.hand_back(lost.run_id, lost.fence, Outcome.STOPPED, None)
+    tenant_db.due_now(lost.run_id)
+    claim = tenant_db.ledger.claim(lost.run_id, worker_id=tenant_db.worker(), lease=LEASE)
+    assert claim is not None
+    late, wanted = (
+        f"{checkpoint_prefix(each.tenant_id, each.run_id, each.fence, 10)}state.safetensors"
+        for each in (lost, claim)
+    )
+    for key in (late, wanted):
+        objects.parts.begin(key)
+    _let_it_be_due(tenant_db)
+
+    sweep_runs(tenant_db.database, objects)
+
+    assert objects.parts.keys("tenants/") == {wanted}
+
+
 class Locked(FolderStore):
     """Of a bucket that holds the objects of some runs."""
 
