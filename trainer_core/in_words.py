@@ -1,5 +1,9 @@
 """Speeds, durations, counts and strange texts as people read them."""
 
+from typing import Final
+
+_ERROR_CHARACTERS: Final = 300
+
 
 def speed(steps_per_s: float) -> str:
     """``2.50 steps/s``, or ``3.20 s/step`` below half a step a second."""
@@ -35,3 +39,8 @@ def printable(text: str, most_characters: int) -> str:
     """
     shown = text if len(text) <= most_characters else f"{text[: most_characters - 1]}…"
     return "".join(each if each.isprintable() else "?" for each in shown)
+
+
+def error_in_words(error: BaseException) -> str:
+    """``ValueError: what it says`` in one line of at most 300 characters, for a warning."""
+    return printable(" ".join(f"{type(error).__name__}: {error}".split()), _ERROR_CHARACTERS)

@@ -48,6 +48,22 @@ def test_a_second_process_continues_the_numbering_after_an_incomplete_line(tmp_p
     assert [line["seq"] for line in lines_of(path)] == [1, 2]
 
 
+def test_a_listener_that_fails_is_told_once_in_few_words(tmp_path: Path) -> None:
+    def fail(event: Event) -> None:
+        raise ValueError("x" * 100_000)
+
+    with EventWriter(tmp_path / "events.jsonl") as events:
+        events.listen("the test", fail)
+        events.emit("step", 1, {})
+        events.emit("step", 2, {})
+
+    step, warning, _ = lines_of(tmp_path / "events.jsonl")
+    assert (step["event"], warning["event"]) == ("step", "warning")
+    message = str(warning["message"])
+    assert message.startswith("the test failed and gets no more events: ValueError: xxx")
+    assert len(message) < 400
+
+
 def test_the_control_file_holds_one_request(tmp_path: Path) -> None:
     control = Control(tmp_path / "control")
     assert control.requested() is ControlRequest.RUN

@@ -11,6 +11,8 @@ from typing import Final, Protocol
 
 import torch
 
+from trainer_core.in_words import error_in_words
+
 MAX_GRAPHS: Final = 17
 """Graphs at most: 16 shapes of batches, and the update. The driver keeps memory for each."""
 _REHEARSALS: Final = 2
@@ -95,7 +97,7 @@ class Graphs:
         try:
             graph = self._recorder.capture(work.run)
         except RuntimeError as error:
-            self._stop(f"a capture failed: {error}")
+            self._stop(f"a capture failed: {error_in_words(error)}")
             return None
         self._graphs[work.key] = graph
         return graph

@@ -14,6 +14,7 @@ from trainer_core.engine.reporting import report_preview, report_warning
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.errors import BaseModelError
 from trainer_core.hidream.samplers import Taken
+from trainer_core.in_words import error_in_words
 from trainer_core.validation.pictures import Picture
 from trainer_core.validation.previews import (
     FILE,
@@ -68,8 +69,7 @@ def make_preview_if_due(
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a preview, the run goes on
         state.previews.has_failed = True
         state.previews.decode = None
-        why = f"{type(error).__name__}: {error}"
-        message = _FAILED.format(picture=picture.path, why=why)
+        message = _FAILED.format(picture=picture.path, why=error_in_words(error))
         with contextlib.suppress(DiskError):  # the disk is full, and still no run ends for this
             report_warning(run, state, "preview_failed", message)
         return

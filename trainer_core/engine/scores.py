@@ -14,12 +14,12 @@ from trainer_core.engine.reporting import report_scores, report_warning
 from trainer_core.engine.similarity import training_embeddings
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.errors import ShardCorruptError, ShardMissingError
+from trainer_core.in_words import error_in_words
 from trainer_core.process.control import StopRequestedError
 from trainer_core.validation.pictures import CLIP_FACT, SIMILARITY_FACT, Picture
 from trainer_core.validation.similarity import similarity
 
 _DIGITS: Final = 6
-_MAX_REASON: Final = 300
 _FAILED: Final = (
     "No picture is scored from step {step} on: the CLIP model of "
     "pretrained_evaluation_model_name_or_path failed ({reason})."
@@ -106,8 +106,7 @@ class Scores:
             raise
         except Exception as error:  # noqa: BLE001 - no run fails for a score
             scoring.scorer, scoring.has_failed = None, True
-            reason = f"{type(error).__name__}: {error}"[:_MAX_REASON]
-            message = _FAILED.format(step=step, reason=reason)
+            message = _FAILED.format(step=step, reason=error_in_words(error))
             report_warning(self._run, self._state, "no_clip_score", message)
 
     def note_made(self, picture: Picture, facts: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Protocol
 from trainer_core.config.plan import Plan
 from trainer_core.disk import DiskError
 from trainer_core.errors import Category, TrainerError
+from trainer_core.in_words import error_in_words
 from trainer_core.process.events import Event, EventWriter
 from trainer_core.process.scalars import scalars_of
 
@@ -95,7 +96,7 @@ def _guarded(name: str, act: Callable[[], Any], events: EventWriter) -> Any:
     try:
         return act()
     except Exception as error:  # noqa: BLE001 - a tracker must not end the training
-        message = f"report_to {name} failed: {type(error).__name__}: {error}"
+        message = f"report_to {name} failed: {error_in_words(error)}"
         events.emit("warning", events.last_step, {"code": "tracker_failed", "message": message})
         return None
 

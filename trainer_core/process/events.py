@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, Self, get_args
 from pydantic import JsonValue
 
 from trainer_core.disk import writing
+from trainer_core.in_words import error_in_words
 
 EventName = Literal[
     "plan", "stage", "step", "eval", "checkpoint", "preview", "sample", "warning",
@@ -152,7 +153,7 @@ class EventWriter:
             call(event)
         except Exception as error:  # noqa: BLE001 - a listener must not end the training
             self._listeners.remove(listener)
-            why = f"{name} failed and gets no more events: {type(error).__name__}: {error}"
+            why = f"{name} failed and gets no more events: {error_in_words(error)}"
             self.warn("listener_failed", why)
 
 
