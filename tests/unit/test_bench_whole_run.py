@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 
 from benchmarks.whole_run.__main__ import main
 from benchmarks.whole_run.checkpoints import differences
-from benchmarks.whole_run.figures import growth, pace, peak
+from benchmarks.whole_run.figures import growth, observations, pace, peak
 from trainer_core.checkpoint.layout import STATE_NAME
 from trainer_core.process.events import Event, EventName
 
 
-def event(name: EventName, step: int, t_s: float, **data: object) -> Event:
+def event(name: EventName, step: int, t_s: float, /, **data: object) -> Event:
     return Event(name=name, step=step, seq=1, t_s=t_s, data=data)
 
 
@@ -51,6 +51,34 @@ def test_growth_compares_the_halves_of_the_settled_steps() -> None:
         "reserved_bytes_grown": 0,
     }
     assert peak(events) == {"peak_reserved_gib": 9}
+
+
+def test_the_memory_before_and_after_the_first_evaluation_and_picture_is_told() -> None:
+    """A step is reported before what is made after it."""
+    peaks_gib = {1: 2, 2: 3, 3: 5, 4: 5, 5: 7}
+    of_steps = [
+        event("step", step, step, peak_reserved_bytes=gib * 2**30)
+        for step, gib in peaks_gib.items()
+    ]
+    of_others = [
+        event("eval", 0, 0.5, name="evaluation", took_s=1.5, images=8),
+        event("eval", 2, 2.5, name="evaluation", took_s=2.5, images=8),
+        event("eval", 2, 2.5, name="clip", mean=0.3),
+        event("sample", 4, 4.5, took_s=3.5),
+        event("warning", 4, 4.5, message="slow"),
+        event("sample", 5, 5.5),  # that of the result
+    ]
+    events = sorted([*of_steps, *of_others], key=lambda each: each.t_s)
+
+    assert observations(events, first_evaluation=2, first_picture=4) == {
+        "picture_s": [3.5],
+        "evaluation_s": [1.5, 2.5],
+        "evaluated_images": 8,
+        "training_peak_gib": 3,
+        "with_evaluation_peak_gib": 5,
+        "with_pictures_peak_gib": 7,
+        "warnings": ["slow"],
+    }
 
 
 def test_checkpoints_that_differ_in_a_bit_are_told_apart(tmp_path: Path) -> None:
