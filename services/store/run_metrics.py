@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from psycopg.rows import class_row
+from psycopg.sql import SQL
 
 from services.store.database import Connection
 
@@ -50,13 +51,16 @@ def stride(newest_seq: int) -> int:
 
 # Steps after the checkpoint that a later attempt started from were lost, and are not counted. Where
 # that checkpoint was damaged, the attempt repeats steps before it, too; the later one counts.
-# A number beyond 1e100 counts as infinite: sums of such numbers overflow.
-_BINS: Final = """
-WITH lineage AS (
+_LINEAGE: Final = SQL("""
+lineage AS (
     SELECT fence, min(from_step) OVER (
         ORDER BY fence ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS until_step
     FROM attempts WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s
-), steps AS (
+)
+""")
+# A number beyond 1e100 counts as infinite: sums of such numbers overflow.
+_BINS: Final = SQL("""
+WITH {lineage}, steps AS (
     SELECT DISTINCT ON (step) step, data
     FROM generate_series(%(stride)s::bigint, %(newest)s::bigint, %(stride)s::bigint) AS looked (at)
     CROSS JOIN LATERAL (
@@ -78,7 +82,7 @@ CROSS JOIN LATERAL (
         THEN (data->name)::float8 END AS number
 ) AS one
 GROUP BY place, name, (step - 1) / width ORDER BY place, first_step
-"""
+""").format(lineage=_LINEAGE)
 
 
 def bins(
@@ -118,13 +122,9 @@ class EvaluationLoss:
 
 
 MOST_EVALUATIONS: Final = 1000
-# As in _BINS: what was measured of lost steps does not count, and of a step the later one does.
-_EVALUATIONS: Final = """
-WITH lineage AS (
-    SELECT fence, min(from_step) OVER (
-        ORDER BY fence ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS until_step
-    FROM attempts WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s
-), measured AS (
+# What was measured of lost steps does not count, and of a step the later one does.
+_EVALUATIONS: Final = SQL("""
+WITH {lineage}, measured AS (
     SELECT DISTINCT ON (step) step, data FROM events LEFT JOIN lineage USING (fence)
     WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s AND type = 'eval'
         AND data->>'name' = 'evaluation' AND (until_step IS NULL OR step <= until_step)
@@ -133,13 +133,13 @@ WITH lineage AS (
     SELECT step, name,
         CASE WHEN jsonb_typeof(data->name) = 'number' AND abs((data->name)::numeric) < 1e100
             THEN (data->name)::float8 END AS number
-    FROM measured CROSS JOIN unnest('{mean,low,high}'::text[]) AS wanted (name)
+    FROM measured CROSS JOIN unnest('{{mean,low,high}}'::text[]) AS wanted (name)
 )
 SELECT step, max(number) FILTER (WHERE name = 'mean') AS mean,
     max(number) FILTER (WHERE name = 'low') AS low,
     max(number) FILTER (WHERE name = 'high') AS high
 FROM numbers GROUP BY step ORDER BY step
-"""
+""").format(lineage=_LINEAGE)
 
 
 def evaluations(

@@ -131,11 +131,12 @@ def test_measurements_are_found_by_an_index(tenant_db: TenantDatabase, name: str
     """However many steps a run has, only what was measured is read."""
     claim = tenant_db.held()
     query = {**vars(run_metrics), **vars(checkpoint_retention)}[name]
+    text = query if isinstance(query, str) else query.as_string()
     facts: Any = {"tenant_id": claim.tenant_id, "run_id": claim.run_id, "limit": 9}
     with tenant_db.database.transaction() as conn:
         conn.execute("SET LOCAL enable_seqscan = off")
         rows = conn.execute(
-            f"EXPLAIN {query}", (claim.run_id,) if name == "_BEST" else facts
+            f"EXPLAIN {text}", (claim.run_id,) if name == "_BEST" else facts
         ).fetchall()
     plan = "\n".join(row[0] for row in rows)
     assert "events_measured" in plan, plan
