@@ -57,6 +57,25 @@ def test_every_shipped_process_exists() -> None:
             assert importlib.util.find_spec(f"{module}.__main__") is not None, module
 
 
+def test_compose_and_the_chart_give_each_process_the_same_time_to_end() -> None:
+    services: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    in_compose = {
+        name: services[name].get("stop_grace_period", "10s")
+        for name in ("api", "cache-builder", "dispatcher", "results")
+    }
+    in_chart = {
+        name: re.findall(
+            r"terminationGracePeriodSeconds: (\d+)", (CHART / f"templates/{name}.yaml").read_text()
+        )
+        for name in in_compose
+    }
+
+    assert in_compose == {name: f"{seconds}s" for name, (seconds,) in in_chart.items()}
+    assert services["trainer"]["stop_grace_period"] == "3m"
+    assert values["trainerTerminationGracePeriodSeconds"] == 180
+
+
 def test_compose_starts_each_process_once() -> None:
     services: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
 
