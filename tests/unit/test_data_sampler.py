@@ -1,5 +1,6 @@
 """The order of samples is a function of seed, data and position, in each order that a plan has."""
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -313,6 +314,8 @@ def test_a_backend_is_seen_from_its_first_step_to_its_last() -> None:
     assert [backends_of(step) for step in range(1, 8)] == [{"a"}] * 7
     assert set.union(*(backends_of(step) for step in range(8, 11))) == {"a", "b"}
     assert [backends_of(step) for step in range(11, 20)] == [{"b"}] * 9
+    for i in range(100):
+        assert sampler.timeline.epoch_of(i) == sampler.micro_batch(i).epoch
     # The epoch begins anew with step 11: every picture of b is seen in the 15 steps from there.
     rest = {sampler.micro_batch(i).samples[0] for i in range(20, 50)}
     assert len(rest) == 30
@@ -322,6 +325,26 @@ def test_a_backend_is_seen_from_its_first_step_to_its_last() -> None:
 @given(st.integers(1, 3000), st.binary(min_size=1, max_size=32))
 def test_a_permutation_is_one(count: int, key: bytes) -> None:
     assert sorted(permuted(entry, count, key) for entry in range(count)) == list(range(count))
+
+
+def test_a_permutation_is_a_feistel_network_of_keyed_hashes() -> None:
+    """In checkpoints is how far a run is in its order: these numbers may never change."""
+
+    def by_hand(entry: int, half_bits: int) -> int:
+        left, right = divmod(entry, 1 << half_bits)
+        for number in range(6):
+            body = number.to_bytes(1, "big") + right.to_bytes(8, "big")
+            mixed = hashlib.blake2b(body, key=b"key", digest_size=8).digest()
+            left, right = right, left ^ int.from_bytes(mixed, "big") % (1 << half_bits)
+        return (left << half_bits) + right
+
+    def walked(entry: int) -> int:
+        while (entry := by_hand(entry, 4)) >= 200:
+            pass
+        return entry
+
+    assert [permuted(n, 200, b"key") for n in range(200)] == [walked(n) for n in range(200)]
+    assert [permuted(n, 200, b"key") for n in range(5)] == [152, 33, 91, 128, 15]
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -343,6 +366,9 @@ def test_epochs_seeds_and_spans_differ(order: int) -> None:
         list(range(99)),
     ]
     assert all(a != b for n, a in enumerate(orders) for b in orders[:n])
+    sampler = make(index, 1)
+    for i in (0, 99, 100, 250):
+        assert sampler.timeline.epoch_of(i) == sampler.micro_batch(i).epoch == i // 100
 
 
 def test_ten_million_visits_cost_no_more_than_ten() -> None:

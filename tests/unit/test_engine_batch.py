@@ -22,7 +22,7 @@ from trainer_core.data.sampler import MicroBatch
 from trainer_core.engine.batch import Batch, BatchMaker, Draw
 from trainer_core.engine.evaluating import EvaluationBatches
 from trainer_core.hidream.loading import load_vae
-from trainer_core.hidream.timestep_sampling import AutoShift
+from trainer_core.hidream.timestep_sampling import AutoShift, draw_sigma
 from trainer_core.precision.compute import Compute
 from trainer_core.validation.evaluation import EvaluationRow, evaluation_set
 
@@ -137,6 +137,57 @@ def test_a_batch_has_masks_prior_flags_and_dropout_seed(maker: Any) -> None:
     drawn = draw_seed(plan.identity.seed, "adapter dropout", 9, 0)
     assert mixed.dropout_seed.item() % 2**64 == drawn
     assert mixed.dropout_seed.dtype is torch.int64
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_each_row_is_what_separate_generators_draw(
+    maker: Any, folder: Path, tiny_folder: Path, weights: torch.dtype
+) -> None:
+    """In checkpoints is only the number of the micro-batch: its draws may never change."""
+    plan = plan_of()
+    identity = plan.identity.model_copy(update={"caption_dropout_probability": 0.5})
+    index, _ = maker(plan.model_copy(update={"identity": identity}))
+    vae = load_vae(tiny_folder, torch.float32)
+    entries = EntryFolder(folder, wait_s=1, kept_bytes=1 << 30)
+    compute = replace(CPU, weights=weights)
+    batches = BatchMaker(index, entries, identity, vae, compute, auto_shift=AutoShift())
+
+    names = [["a0", "r1", "a3"], ["a2"], ["r0", "r1", "a0"]]
+    made = [micro(index, each, i) for i, each in enumerate(names)]
+    for one, batch in [(one, batches.training(one)) for one in made]:
+        for slot, sample in enumerate(one.samples):
+
+            def generator(purpose: str, i: int = one.index, slot: int = slot) -> torch.Generator:
+                return torch.Generator().manual_seed(draw_seed(identity.seed, purpose, i, slot))
+
+            image = index.samples[sample]
+            is_dropped = torch.rand(1, generator=generator("caption dropout")).item() < 0.5
+            text = index.prompts[""] if is_dropped else image.texts[0]
+            of_image, of_text = (
+                EntryFolder(folder).read(index.entries[entry].digest, index.kind_of(entry))
+                for entry in (image.latents, text)
+            )
+            shape = of_image["mean"].shape
+            drawn = torch.randn(shape, generator=generator("train posterior"))
+            posterior = of_image["mean"] + of_image["std"] * drawn
+            latents = (posterior - vae.config.shift_factor) * vae.config.scaling_factor
+            noise = torch.randn(shape, generator=generator("train noise"))
+            sigma = batch.sigmas_B[slot]
+            noisy = ((1 - sigma) * latents + sigma * noise).to(weights)
+            assert sigma.item() == pytest.approx(
+                draw_sigma(
+                    identity.objective,
+                    generator("train sigma"),
+                    turn=0,
+                    image_tokens=64,
+                    auto_shift=AutoShift(),
+                ),
+                rel=1e-7,
+            )
+            assert torch.equal(batch.noisy_BCHW[slot], noisy[0])
+            assert batch.noisy_BCHW.dtype is weights
+            assert torch.equal(batch.target_BCHW[slot], (noise - latents)[0])
+            assert torch.equal(batch.text.pooled[slot], of_text["pooled"][0])
 
 
 def test_a_batch_has_latents_and_mask_of_the_crop_that_is_used(maker: Any, folder: Path) -> None:

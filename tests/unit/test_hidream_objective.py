@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -6,11 +7,12 @@ import torch
 from diffusers import HiDreamImagePipeline, HiDreamImageTransformer2DModel
 
 from tests.support.networks import network_of
+from tests.support.noisy_latents import noisy_and_target
 from tests.unit.config_examples import import_small
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import batch_losses
 from trainer_core.hidream.loading import load_scheduler, load_transformer, load_vae
-from trainer_core.hidream.objective import noisy_latents, velocity_target
+from trainer_core.hidream.objective import write_noisy_and_target
 from trainer_core.hidream.samplers import load_sampler
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.vae import Moments, decode, draw_latents, encode_images
@@ -135,10 +137,22 @@ def test_the_exact_velocity_leads_from_noise_to_data_in_one_stride() -> None:
     latents, noise = draw(1, 16, 4, 4).double(), draw(1, 16, 4, 4, seed=5).double()
     sigma = torch.tensor([0.7], dtype=torch.float64)
 
-    point = noisy_latents(latents, noise, sigma)
+    point, velocity = noisy_and_target(latents, noise, sigma)
 
-    arrived = point - 0.7 * velocity_target(latents, noise)
-    torch.testing.assert_close(arrived, latents, atol=1e-14, rtol=0)
+    torch.testing.assert_close(point - 0.7 * velocity, latents, atol=1e-14, rtol=0)
+
+
+def test_noisy_latents_are_rounded_once_to_the_type_that_the_network_reads() -> None:
+    latents, noise, sigmas = draw(3, 16, 4, 6), draw(3, 16, 4, 6, seed=5), torch.rand(3)
+    share = sigmas.view(-1, 1, 1, 1)
+    noisy, target = torch.empty(latents.shape, dtype=torch.bfloat16), torch.empty(latents.shape)
+
+    write_noisy_and_target(
+        latents.clone(), noise.clone(), sigmas, noisy_BCHW=noisy, target_BCHW=target
+    )
+
+    assert torch.equal(noisy, ((1 - share) * latents + share * noise).bfloat16())
+    assert torch.equal(target, noise - latents)
 
 
 def test_the_stock_sampler_follows_our_velocity_to_the_data(
@@ -362,13 +376,20 @@ def test_latents_are_drawn_from_the_posterior_and_scaled_and_come_back(tiny_fold
     assert isinstance(moments, Moments)
     assert moments.mean.shape == moments.std.shape == (2, 16, 8, 12)
 
-    first = draw_latents(vae, *moments, torch.Generator().manual_seed(1))
-    again = draw_latents(vae, *moments, torch.Generator().manual_seed(1))
-    other = draw_latents(vae, *moments, torch.Generator().manual_seed(2))
+    images = [Moments(mean, std) for mean, std in zip(*(m.split(1) for m in moments), strict=True)]
 
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    mean = draw_latents(vae, moments.mean, torch.zeros_like(moments.std), torch.Generator())
+    def drawn(of: Sequence[Moments], *seeds: int) -> torch.Tensor:
+        latents = torch.empty(moments.mean.shape)
+        generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+        draw_latents(vae, of, generators, out=latents)
+        return latents
+
+    found = drawn(images, 1, 2)
+    shift, scale = vae.config.shift_factor, vae.config.scaling_factor
+    for seed, row, image in zip((1, 2), found.split(1), images, strict=True):
+        noise = torch.randn(row.shape, generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(row, (image.mean + image.std * noise - shift) * scale)
+    mean = drawn([Moments(image.mean, torch.zeros_like(image.std)) for image in images], 1, 1)
     with torch.no_grad():
         expected = vae.decode(moments.mean).sample
     torch.testing.assert_close(decode(vae, mean), expected, atol=1e-4, rtol=1e-4)

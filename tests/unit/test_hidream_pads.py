@@ -7,9 +7,9 @@ import torch
 from diffusers import HiDreamImageTransformer2DModel
 
 from tests.support.networks import network_of
+from tests.support.noisy_latents import noisy_and_target
 from tests.unit.hidream_oracle import Question, model_of, stock_prediction
 from trainer_core.hidream.forward import Padding
-from trainer_core.hidream.objective import noisy_latents
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.precision.compute import Compute
 
@@ -29,7 +29,7 @@ def ask(
         model, compute=CPU64, gradient_checkpointing_interval=gradient_checkpointing_interval
     )
     return network.velocity(
-        noisy_latents(question.latents, question.noise, question.sigmas),
+        noisy_and_target(question.latents, question.noise, question.sigmas)[0],
         question.sigmas * 1000,
         TextEmbeddings(question.t5, question.llama, question.pooled),
         padding,
@@ -91,7 +91,7 @@ def test_diffusers_forward_is_unchanged_after_a_padded_one() -> None:
         ask(ours, question)
         for one in (stock, ours):
             one.eval()
-        noisy = noisy_latents(question.latents, question.noise, question.sigmas)
+        noisy, _ = noisy_and_target(question.latents, question.noise, question.sigmas)
         right, found = (
             model(
                 noisy,
@@ -124,7 +124,7 @@ def test_bf16_is_near_the_exact_answer(how: str) -> None:
         kind = torch.bfloat16 if how == "weights" else torch.float32
         model.to(kind)
         text = TextEmbeddings(question.t5, question.llama, question.pooled)
-        noisy = noisy_latents(question.latents, question.noise, question.sigmas)
+        noisy, _ = noisy_and_target(question.latents, question.noise, question.sigmas)
         compute = replace(CPU64, weights=kind, is_autocast=how == "autocast")
         rounded = (
             network_of(model, compute=compute)

@@ -10,6 +10,7 @@ from diffusers import HiDreamImageTransformer2DModel
 from torch import nn
 
 from tests.support.networks import network_of
+from tests.support.noisy_latents import noisy_and_target
 from tests.unit.config_examples import import_small
 from tests.unit.hidream_oracle import (
     Answer,
@@ -24,7 +25,6 @@ from trainer_core.config.plan import AdaptedModule, LokrAdapter, Objective
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import Losses, batch_losses
 from trainer_core.hidream.network import Network
-from trainer_core.hidream.objective import noisy_latents, velocity_target
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.precision.compute import Compute
 
@@ -93,10 +93,10 @@ CPU32 = replace(CPU64, weights=torch.float32)
 
 def batch_of(question: Question, dtype: torch.dtype) -> Batch:
     texts = TextEmbeddings(question.t5, question.llama, question.pooled)
-    noisy = noisy_latents(question.latents, question.noise, question.sigmas)
+    noisy, target = noisy_and_target(question.latents, question.noise, question.sigmas)
     return Batch(
         noisy_BCHW=noisy.to(dtype),
-        target_BCHW=velocity_target(question.latents, question.noise).to(dtype),
+        target_BCHW=target.to(dtype),
         sigmas_B=question.sigmas,
         text=texts.to(device=torch.device("cpu"), dtype=dtype),
         mask_B1HW=None if question.mask is None else question.mask.float(),

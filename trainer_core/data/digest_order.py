@@ -18,7 +18,7 @@ from functools import cached_property
 from itertools import accumulate
 
 from trainer_core.data.mixing import Mix, Share
-from trainer_core.data.permutation import draw_seed, key_of, permuted
+from trainer_core.data.permutation import Permutation, draw_seed, key_of, permuted
 from trainer_core.data.sampler import MicroBatch
 from trainer_core.data.timeline import Timeline
 
@@ -63,13 +63,16 @@ class Source:
         bucket = self.buckets[which]
         first = (place - (self.batch_ends[which - 1] if which else 0)) * self.micro_batch_size
         count = len(bucket.samples)
+        permutations: dict[int, Permutation] = {}
         found = []
         for use in range(first, first + self.micro_batch_size):
             # One pass over the bucket after the other, so that a sample is in a micro-batch twice
             # only where its bucket is small or where two passes meet.
             turn, entry = divmod(use % (count * (1 + self.repeats)), count)
-            key_of_turn = key.of("bucket", self.id, bucket.width_px, bucket.height_px, turn)
-            found.append((bucket.samples[permuted(entry, count, key_of_turn)], use // count))
+            if turn not in permutations:
+                key_of_turn = key.of("bucket", self.id, bucket.width_px, bucket.height_px, turn)
+                permutations[turn] = Permutation(count, key_of_turn)
+            found.append((bucket.samples[permutations[turn].image_of(entry)], use // count))
         return found
 
 
@@ -129,16 +132,17 @@ class DigestOrder:
         source = self._sources[span.backends[which]]
         epoch = span.first_epoch + turn
         uses = source.uses_of(rank, key)
-        captions = tuple(
-            draw_seed(self._seed, "caption", i, slot) % self._captions[sample]
-            for slot, (sample, _) in enumerate(uses)
-        )
+        captions = tuple(self._caption_of(sample, i, slot) for slot, (sample, _) in enumerate(uses))
         crops = tuple(
             self._crop_of(sample, epoch * (1 + source.repeats) + use, source.id)
             for sample, use in uses
         )
         samples = tuple(sample for sample, _ in uses)
         return MicroBatch(index=i, epoch=epoch, samples=samples, captions=captions, crops=crops)
+
+    def _caption_of(self, sample: int, i: int, slot: int) -> int:
+        count = self._captions[sample]
+        return 0 if count == 1 else draw_seed(self._seed, "caption", i, slot) % count
 
     def _crop_of(self, sample: int, use: int, backend: str) -> int:
         """The crop of a sample's use, counted over all epochs."""

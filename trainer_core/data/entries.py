@@ -23,6 +23,7 @@ from trainer_core.data.entry_files import (
     write_entry_file,
 )
 from trainer_core.data.index import EntryKind
+from trainer_core.data.kept_entries import KeptEntries
 from trainer_core.errors import ShardCorruptError, ShardMissingError
 from trainer_core.weights.entries import BadHeaderError
 from trainer_core.weights.headers import DTYPE_NAMES, DTYPES
@@ -86,6 +87,9 @@ class EntryFolder:
     a file are compared with its digest when this process reads it for the first time, unless the
     writer has just done so. No file stays open, so a deleted one takes no space. It serves one
     thread.
+
+    Small entries stay in memory. They are not looked for in the folder any more, because other
+    bytes would have another digest.
     """
 
     def __init__(
@@ -95,20 +99,23 @@ class EntryFolder:
         are_checked: bool = False,
         wait_s: float = 600.0,
         while_waiting: Callable[[str], None] | None = None,
+        kept_bytes: int = 0,
     ) -> None:
         """Args:
         are_checked: whether the writer compares the bytes of each entry with its digest.
         wait_s: the longest wait for one entry.
         while_waiting: called about 50 times a second with the digest of the missing entry; it may
             raise to end the wait, for example when a stop is requested.
+        kept_bytes: most bytes of small entries that stay in memory.
         """
         self._folder = folder
         self._are_checked = are_checked
         self._wait_s = wait_s
         self._while_waiting = while_waiting
         self._waits_s: list[float] = []
+        self._kept = KeptEntries(kept_bytes)
         self._verified: dict[str, tuple[int, int]] = {}
-        """Digest → inode and mtime of the file whose bytes were compared last."""
+        """Digest → ``identity`` of the file whose bytes were compared last."""
 
     @property
     def waited_s(self) -> float:
@@ -116,7 +123,7 @@ class EntryFolder:
         return sum(self._waits_s)
 
     def beside(self, while_waiting: Callable[[str], None]) -> "EntryFolder":
-        """The same folder for another thread; its waits count here too."""
+        """The same folder for another thread; its waits count here too, and it keeps the same."""
         other = EntryFolder(
             self._folder,
             are_checked=self._are_checked,
@@ -124,41 +131,46 @@ class EntryFolder:
             while_waiting=while_waiting,
         )
         other._waits_s = self._waits_s
+        other._kept = self._kept
         other._verified = self._verified
         return other
 
-    def read(self, digest: str, kind: EntryKind) -> dict[str, torch.Tensor]:
-        """The tensors of one entry, each with a leading dimension of 1.
+    def read(self, digest: str, kind: EntryKind) -> Mapping[str, torch.Tensor]:
+        """The tensors of one entry, each with a leading dimension of 1; they are not to be changed.
 
         Raises:
             ShardMissingError: the file did not appear in time.
             ShardCorruptError: the file is damaged, and is deleted now; or it is not of this kind.
         """
+        tensors = self._kept.find(digest)
+        if tensors is None:
+            tensors = self._read_file(digest, kind)
+            self._kept.keep(digest, tensors)
+        return tensors
+
+    def _read_file(self, digest: str, kind: EntryKind) -> dict[str, torch.Tensor]:
         path = self._folder / entry_name(digest)
         has_waited = False
         while True:
-            has_waited |= self._await(path, digest)
             try:
-                facts = path.stat()
                 found = read_entry_file(path)
-            except FileNotFoundError:  # deleted to make room, between the two
+            except FileNotFoundError:  # not there yet, or deleted to make room
+                self._await(path, digest)
+                has_waited = True
                 continue
             except BadHeaderError as error:
                 raise _damaged(path, str(error)) from error
             break
         if has_waited:  # from now on it may be deleted to make room for another
             (wanted_folder(self._folder) / digest).unlink(missing_ok=True)
-        seen = facts.st_ino, facts.st_mtime_ns
-        if not self._are_checked and self._verified.get(digest) != seen:
+        if not self._are_checked and self._verified.get(digest) != found.identity:
             if (why := found.damage()) is not None:
                 raise _damaged(path, why)
-            self._verified[digest] = seen
+            self._verified[digest] = found.identity
         return _tensors(found, kind, path.name)
 
-    def _await(self, path: Path, digest: str) -> bool:
-        """Wait until the file exists; False where it did already."""
-        if path.is_file():
-            return False
+    def _await(self, path: Path, digest: str) -> None:
+        """Wait until the file exists."""
         started_s = time.monotonic()
         deadline = started_s + self._wait_s
         while not path.is_file():
@@ -170,7 +182,6 @@ class EntryFolder:
                 self._while_waiting(digest)
             time.sleep(_WAIT_POLL_S)
         self._waits_s.append(time.monotonic() - started_s)
-        return True
 
 
 def _damaged(path: Path, why: str) -> ShardCorruptError:

@@ -91,6 +91,8 @@ class ReadEntry:
     header: Header
     buffer: bytearray | mmap.mmap
     """The file's bytes; ``header`` says where those of each tensor are."""
+    identity: tuple[int, int]
+    """The inode and the time of modification in ns, which differ for a file that replaces it."""
 
     def damage(self) -> str | None:
         """What is wrong with the tensors' bytes; None where they are as they were written."""
@@ -103,12 +105,17 @@ class ReadEntry:
 def read_entry_file(path: Path) -> ReadEntry:
     """Read an entry's file. Raises OSError, and BadHeaderError where it is cut off or damaged."""
     with path.open("rb") as file:
-        buffer = _new_buffer(os.fstat(file.fileno()).st_size)
+        facts = os.fstat(file.fileno())
+        buffer = _new_buffer(facts.st_size)
         file.readinto(buffer)
     view = memoryview(buffer)
     length_bytes = header_bytes(bytes(view[:LENGTH_BYTES]), len(buffer), path.name)
     body = bytes(view[LENGTH_BYTES : LENGTH_BYTES + length_bytes])
-    return ReadEntry(header=parse_header(body, len(buffer), path.name), buffer=buffer)
+    return ReadEntry(
+        header=parse_header(body, len(buffer), path.name),
+        buffer=buffer,
+        identity=(facts.st_ino, facts.st_mtime_ns),
+    )
 
 
 def damage_of(path: Path) -> str | None:

@@ -18,20 +18,36 @@ def key_of(*parts: str | int) -> bytes:
 
 
 def permuted(entry: int, count: int, key: bytes) -> int:
-    """The image of ``entry`` under a keyed permutation of 0…count−1.
+    """The image of ``entry`` under a keyed permutation of 0…count−1; see ``Permutation``."""
+    return Permutation(count, key).image_of(entry)
+
+
+class Permutation:
+    """A keyed permutation of 0…count−1, computed entry by entry.
 
     A Feistel network over the next even power of two, applied again until the value is below
     ``count``. It needs no table, and on average at most four evaluations. Source: Black and
     Rogaway, "Ciphers with Arbitrary Finite Domains" (2002), cycle walking and generalised Feistel.
     """
-    half_bits = max(1, ((count - 1).bit_length() + 1) // 2)
-    mask = (1 << half_bits) - 1
-    while True:
-        left, right = entry >> half_bits, entry & mask
-        for round_ in range(_ROUNDS):
-            body = round_.to_bytes(1) + right.to_bytes(8)
-            mixed = hashlib.blake2b(body, key=key, digest_size=8).digest()
-            left, right = right, left ^ int.from_bytes(mixed) & mask
-        entry = left << half_bits | right
-        if entry < count:
-            return entry
+
+    def __init__(self, count: int, key: bytes) -> None:
+        self._count = count
+        self._half_bits = max(1, ((count - 1).bit_length() + 1) // 2)
+        keyed = hashlib.blake2b(key=key, digest_size=8)
+        self._rounds = []
+        for number in range(_ROUNDS):
+            mix = keyed.copy()
+            mix.update(number.to_bytes(1))
+            self._rounds.append(mix)
+
+    def image_of(self, entry: int) -> int:
+        half_bits, mask = self._half_bits, (1 << self._half_bits) - 1
+        while True:
+            left, right = entry >> half_bits, entry & mask
+            for round_ in self._rounds:
+                mix = round_.copy()
+                mix.update(right.to_bytes(8))
+                left, right = right, left ^ int.from_bytes(mix.digest()) & mask
+            entry = left << half_bits | right
+            if entry < self._count:
+                return entry

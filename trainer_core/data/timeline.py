@@ -49,6 +49,12 @@ class Timeline:
             raise ValueError(f"no data backend is trained on at step {step}")
         return bisect_right([span.first_step for span in self.spans], step) - 1
 
+    def epoch_of(self, i: int) -> int:
+        """The epoch, counted from 0, of micro-batch ``i``; raises ValueError as ``number_at``."""
+        span = self.spans[self.number_at(i // self.micro_batches_per_step + 1)]
+        first = (span.first_step - 1) * self.micro_batches_per_step
+        return span.first_epoch + (i - first) // span.micro_batches
+
     def within(self, micro_batches: int) -> int:
         """``micro_batches``, or the number of all there are where that is less."""
         if self.idle_from is None:

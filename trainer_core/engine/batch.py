@@ -6,7 +6,8 @@ Letters: B samples, C channels, H × W latent cells.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
@@ -15,13 +16,13 @@ from diffusers import AutoencoderKL
 
 from trainer_core.config.plan import Identity
 from trainer_core.data.entries import EntryFolder
-from trainer_core.data.index import DataIndex
+from trainer_core.data.index import Crop, DataIndex
 from trainer_core.data.permutation import draw_seed
 from trainer_core.data.sampler import MicroBatch
-from trainer_core.hidream.objective import noisy_latents, velocity_target
+from trainer_core.hidream.objective import write_noisy_and_target
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.hidream.timestep_sampling import AutoShift, draw_sigma
-from trainer_core.hidream.vae import draw_latents
+from trainer_core.hidream.vae import Moments, draw_latents
 from trainer_core.precision.compute import Compute
 
 _CELLS_A_PATCH: Final = 4
@@ -131,13 +132,22 @@ class BatchMaker:
         self._identity = identity
         self._vae = vae
         self._dtype = compute.weights
+        self._is_on_card = compute.device.type == "cuda"
         self._auto_shift = auto_shift
         self._prior = {b.id for b in identity.backends if b.is_regularisation}
+        self._room = _Room()
+        self._pins = False
 
-    def reading_from(self, entries: EntryFolder) -> Self:
-        """The same, from a folder of its own: a folder serves one thread."""
+    def for_feed(self, entries: EntryFolder) -> Self:
+        """The same for the thread that feeds the steps, from a folder of its own.
+
+        Where the steps are computed on a card, its batches are in pinned memory, which torch keeps
+        for later ones of the same size.
+        """
         other = copy.copy(self)
         other._entries = entries
+        other._room = _Room()
+        other._pins = self._is_on_card
         return other
 
     def training(self, micro: MicroBatch) -> Batch:
@@ -162,11 +172,21 @@ class BatchMaker:
 
     def batch(self, draws: Sequence[Draw]) -> Batch:
         """One sample for each draw, all of one bucket; the target of each is its own image."""
-        rows = [self._sample(draw) for draw in draws]
-        latents, noise, sigmas = (torch.cat(parts) for parts in zip(*rows, strict=True))
-        texts = TextEmbeddings.concatenate([self.text(draw.text) for draw in draws])
-        masks = [self._mask(draw) for draw in draws]
-        return self.assembled(latents, noise, sigmas, texts, masks)
+        crops = [self._index.samples[draw.sample].crop(draw.crop) for draw in draws]
+        moments = [self._moments(crop) for crop in crops]
+        latents_BCHW, noise_BCHW = self._room.pair_of((len(draws), *moments[0].mean.shape[1:]))
+        posteriors = (self._drawing(draw, "posterior") for draw in draws)
+        draw_latents(self._vae, moments, posteriors, out=latents_BCHW)
+        for draw, noise_1CHW in zip(draws, torch.split(noise_BCHW, 1), strict=True):
+            noise_1CHW.normal_(generator=self._drawing(draw, "noise"))
+        image_tokens = latents_BCHW.shape[2:].numel() // _CELLS_A_PATCH
+        return self.assembled(
+            latents_BCHW,
+            noise_BCHW,
+            torch.tensor([self._sigma(draw, image_tokens) for draw in draws]),
+            self._texts(draws),
+            [self._mask(draw, crop) for draw, crop in zip(draws, crops, strict=True)],
+        )
 
     def assembled(
         self,
@@ -176,34 +196,57 @@ class BatchMaker:
         text: TextEmbeddings,
         masks: Sequence[torch.Tensor | None],
     ) -> Batch:
-        """The batch of latents, noise and sigmas in fp32 on the CPU.
+        """The batch of latents, noise and sigmas in fp32 on the CPU; overwrites latents and noise.
 
         ``masks``: of each sample, [1, 1, H, W]; None: 1 everywhere.
         """
+        noisy_BCHW = self._empty(latents_BCHW.shape, self._dtype)
+        target_BCHW = self._empty(latents_BCHW.shape, torch.float32)
+        write_noisy_and_target(
+            latents_BCHW, noise_BCHW, sigmas_B, noisy_BCHW=noisy_BCHW, target_BCHW=target_BCHW
+        )
         return Batch(
-            noisy_BCHW=noisy_latents(latents_BCHW, noise_BCHW, sigmas_B).to(self._dtype),
-            target_BCHW=velocity_target(latents_BCHW, noise_BCHW),
+            noisy_BCHW=noisy_BCHW,
+            target_BCHW=target_BCHW,
             sigmas_B=sigmas_B,
             text=text,
             mask_B1HW=_joined(masks, latents_BCHW),
         )
 
-    def latents(self, sample: int, crop: int, posterior: torch.Generator) -> torch.Tensor:
-        """Latents of a crop of an image, [1, C, H, W], fp32 on the CPU, drawn by ``posterior``."""
-        moments = self._read(self._index.samples[sample].crop(crop).latents)
-        return draw_latents(self._vae, moments["mean"], moments["std"], posterior)
+    def latents(self, sample: int, posterior: torch.Generator) -> torch.Tensor:
+        """Latents of an image's first crop, [1, C, H, W], fp32 on the CPU, drawn by a generator."""
+        moments = self._moments(self._index.samples[sample].crop(0))
+        latents_1CHW = torch.empty(moments.mean.shape)
+        draw_latents(self._vae, [moments], [posterior], out=latents_1CHW)
+        return latents_1CHW
 
-    def mask(self, sample: int, crop: int) -> torch.Tensor | None:
-        """The mask of a crop of an image, [1, 1, H, W]; None where it has none."""
-        entry = self._index.samples[sample].crop(crop).mask
+    def mask(self, sample: int) -> torch.Tensor | None:
+        """The mask of an image's first crop, [1, 1, H, W]; None where it has none."""
+        entry = self._index.samples[sample].crop(0).mask
         return None if entry is None else self._read(entry)["mask"]
 
     def text(self, entry: int) -> TextEmbeddings:
         """One caption or prompt by its entry, on the CPU in the type of the cache."""
         return TextEmbeddings.from_tensors(self._read(entry))
 
-    def _read(self, entry: int) -> dict[str, torch.Tensor]:
+    def _texts(self, draws: Sequence[Draw]) -> TextEmbeddings:
+        """The captions of the draws as one batch, all of which have rows of 8 bits, or none."""
+        rows = [self._read(draw.text) for draw in draws]
+        joined = {}
+        for name, first in rows[0].items():
+            shape = len(rows), *first.shape[1:]
+            joined[name] = self._empty(shape, first.dtype)
+            torch.cat([row[name] for row in rows], out=joined[name])
+        return TextEmbeddings.from_tensors(joined)
+
+    def _moments(self, crop: Crop) -> Moments:
+        return Moments(**self._read(crop.latents))
+
+    def _read(self, entry: int) -> Mapping[str, torch.Tensor]:
         return self._entries.read(self._index.entries[entry].digest, self._index.kind_of(entry))
+
+    def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, pin_memory=self._pins)
 
     def _is_prior(self, micro: MicroBatch) -> torch.Tensor | None:
         flags = [self._index.samples[sample].backend in self._prior for sample in micro.samples]
@@ -220,29 +263,22 @@ class BatchMaker:
             return self._index.prompts[""]
         return self._index.samples[micro.samples[slot]].texts[micro.captions[slot]]
 
-    def _mask(self, draw: Draw) -> torch.Tensor | None:
-        """The mask, [1, 1, H, W]; None where the sample has none or its draw does not apply it."""
-        has_mask = self._index.samples[draw.sample].crop(draw.crop).mask is not None
+    def _mask(self, draw: Draw, crop: Crop) -> torch.Tensor | None:
+        """The mask, [1, 1, H, W]; None where the crop has none or its draw does not apply it."""
+        if crop.mask is None:
+            return None
         probability = self._identity.objective.masked_loss_probability
-        if has_mask and self._happens(probability, f"{draw.purpose} mask", draw.i, draw.slot):
-            return self.mask(draw.sample, draw.crop)
-        return None
+        is_applied = self._happens(probability, f"{draw.purpose} mask", draw.i, draw.slot)
+        return self._read(crop.mask)["mask"] if is_applied else None
 
-    def _sample(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Latents and noise [1, C, H, W] and sigma [1], fp32 on the CPU."""
-        posterior, noise, sigma = (
-            self._generator(f"{draw.purpose} {what}", draw.i, draw.slot)
-            for what in ("posterior", "noise", "sigma")
-        )
-        latents = self.latents(draw.sample, draw.crop, posterior)
-        drawn = draw_sigma(
+    def _sigma(self, draw: Draw, image_tokens: int) -> float:
+        return draw_sigma(
             self._identity.objective,
-            sigma,
+            self._drawing(draw, "sigma"),
             turn=draw.i * draw.slots + draw.slot,
-            image_tokens=latents[0, 0].numel() // _CELLS_A_PATCH,
+            image_tokens=image_tokens,
             auto_shift=self._auto_shift,
         )
-        return latents, torch.randn(latents.shape, generator=noise), torch.tensor([drawn])
 
     def _happens(self, probability: float, purpose: str, i: int, slot: int) -> bool:
         """True with this probability. At 0 and 1 nothing is drawn."""
@@ -250,8 +286,28 @@ class BatchMaker:
             return probability >= 1
         return torch.rand(1, generator=self._generator(purpose, i, slot)).item() < probability
 
+    def _drawing(self, draw: Draw, what: str) -> torch.Generator:
+        return self._generator(f"{draw.purpose} {what}", draw.i, draw.slot)
+
     def _generator(self, purpose: str, i: int, slot: int) -> torch.Generator:
-        return torch.Generator().manual_seed(draw_seed(self._identity.seed, purpose, i, slot))
+        """The thread's generator, seeded for one draw: it is used before it is asked for again."""
+        return self._room.generator.manual_seed(draw_seed(self._identity.seed, purpose, i, slot))
+
+
+class _Room:
+    """What a thread builds a batch with, used again for the next one."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator()
+        self._flat = torch.empty(0)
+
+    def pair_of(self, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two fp32 tensors of any values, which are good until the next call."""
+        count = math.prod(shape)
+        if len(self._flat) < 2 * count:
+            self._flat = torch.empty(2 * count)
+        one, other = self._flat[: 2 * count].view(2, *shape)
+        return one, other
 
 
 def _joined(

@@ -180,9 +180,9 @@ class EvaluationBatches:
     def _read_anew(self, image: EvaluationImage) -> _Read:
         posterior = torch.Generator().manual_seed(image.seed("posterior"))
         return _Read(
-            latents_1CHW=self._maker.latents(image.sample, 0, posterior),
+            latents_1CHW=self._maker.latents(image.sample, posterior),
             text=self._maker.text(image.text),
-            mask_11HW=self._maker.mask(image.sample, 0),
+            mask_11HW=self._maker.mask(image.sample),
         )
 
 

@@ -28,7 +28,7 @@ class Feed:
         """``after_step``: the step before the first one that is fed."""
         self._run = run
         self._micro_batches = _micro_batches(run, after_step)
-        self._batches = run.loaded.batches.reading_from(run.loaded.entries.beside(self._wait))
+        self._batches = run.loaded.batches.for_feed(run.loaded.entries.beside(self._wait))
         self._transfer = Transfer(run.loaded.network.compute.device)
         self._ready: deque[Arriving | Exception] = deque()
         self._changed = threading.Condition()

@@ -66,7 +66,7 @@ def report_step(run: Run, state: TrainingState) -> None:
     if metrics is None:
         return
     speed = state.throughput.steps_per_s(state.step)
-    last_micro_batch = run.sampler.micro_batch(state.step * run.micro_batches_per_step - 1)
+    last_micro_batch = state.step * run.micro_batches_per_step - 1
     _emit(
         run,
         state,
@@ -80,7 +80,7 @@ def report_step(run: Run, state: TrainingState) -> None:
             **_by_sigma(metrics),
             "steps_per_s": speed,
             "eta_s": (run.last_step - state.step) / speed if speed else None,
-            "epoch": last_micro_batch.epoch,
+            "epoch": run.sampler.timeline.epoch_of(last_micro_batch),
             **used_memory(run.loaded.network.compute.device),
         },
     )

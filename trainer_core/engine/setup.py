@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import torch
 from diffusers import AutoencoderKL
@@ -29,8 +30,12 @@ from trainer_core.memory.fused_model import is_fused_on
 from trainer_core.precision.compute import Compute, capability_of, choose_compute
 from trainer_core.process.card_memory import bytes_taken, taken_in_words
 from trainer_core.process.control import Control
+from trainer_core.process.host_memory import host_bytes
 from trainer_core.process.job import BadJobError, Job
 from trainer_core.weights.kept import KeptWeights
+
+_KEPT_PARTS: Final = 16
+"""Small cache entries may take one of so many parts of the machine's memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,7 +202,13 @@ def _entries(job: Job, control: Control) -> EntryFolder:
         are_checked=job.entries_are_checked,
         wait_s=job.shard_wait_s,
         while_waiting=wait,
+        kept_bytes=_kept_bytes(),
     )
+
+
+def _kept_bytes() -> int:
+    """Of the memory for small entries of this process; all processes of a machine share it."""
+    return host_bytes() // _KEPT_PARTS // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def request_entry(job: Job, digest: str) -> None:

@@ -26,7 +26,7 @@ class Transfer:
         """Start the copies of a batch that is on the CPU. Any thread may call it."""
         if self._stream is None:
             return Arriving(batch.with_whole_text(), None)
-        pinned = batch.map(torch.Tensor.pin_memory)
+        pinned = batch.map(torch.Tensor.pin_memory)  # a copy of what is not pinned yet
         with torch.cuda.stream(self._stream):
             copy = pinned.map(lambda tensor: tensor.to(self._device, non_blocking=True))
             copy = copy.with_whole_text()

@@ -1,6 +1,6 @@
 """Images to latents and back. Letters: N images, C channels (16), h × w cells of 8 px."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -30,12 +30,24 @@ def encode_images(vae: AutoencoderKL, images: torch.Tensor) -> Moments:
 
 
 def draw_latents(
-    vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
-    """Latents [N, C, h, w] in the transformer's convention, drawn on the CPU by ``generator``."""
+    vae: AutoencoderKL,
+    moments: Iterable[Moments],
+    generators: Iterable[torch.Generator],
+    *,
+    out: torch.Tensor,
+) -> None:
+    """Write latents of N images in the transformer's convention, drawn on the CPU.
+
+    Args:
+        vae: only its shift and scale are used.
+        moments: of each image, [1, C, h, w].
+        generators: of the draw of each image; the next one is asked for when the draw is done.
+        out: [N, C, h, w], fp32.
+    """
     shift, scale = latent_shift_and_scale(vae)
-    noise = torch.randn(mean.shape, generator=generator, dtype=torch.float32)
-    return (mean + std * noise - shift) * scale
+    for row, (mean, std), generator in zip(torch.split(out, 1), moments, generators, strict=True):
+        row.normal_(generator=generator).mul_(std).add_(mean)
+    out.sub_(shift).mul_(scale)
 
 
 def latent_shift_and_scale(vae: AutoencoderKL | AutoencoderTiny) -> tuple[float, float]:
