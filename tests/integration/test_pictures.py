@@ -6,6 +6,7 @@ The runs train a LoRA with dropout and a running mean, in this process.
 import hashlib
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +29,7 @@ from trainer_core.base_models.describe import read_base_model
 from trainer_core.checkpoint.folders import read_manifest
 from trainer_core.checkpoint.layout import adapter_files
 from trainer_core.config.plan import Sampler
-from trainer_core.engine.pictures import make_pictures
+from trainer_core.engine.pictures import make_pictures, report_training
 from trainer_core.engine.setup import load_run
 from trainer_core.engine.state import TrainingState, open_run
 from trainer_core.engine.throughput import Throughput
@@ -292,6 +293,20 @@ def test_where_memory_is_missing_a_picture_is_tried_again_and_then_left_out(
     assert told.startswith("3 of 4 pictures after step 2 are left out")
     assert "32x32 px needs more memory" in told
     assert done.state_of(2) == painted.state_of(2)
+
+
+def test_the_contact_sheet_takes_time_of_the_pictures(
+    tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    """What a local run makes it with is a listener; this one takes 50 ms at least."""
+    job = job_of(tiny_folder, shards, tmp_path, **PICTURES)
+    with EventWriter(tmp_path / "events.jsonl") as events:
+        run_ = open_run(job, load_run(job, Control(None)), events, Control(None))
+        state = TrainingState(throughput=Throughput(run_.last_step))
+        events.listen("the contact sheet", lambda _: time.sleep(0.05))
+        report_training(run_, state)
+
+    assert state.pictures.spent_s >= 0.05
 
 
 def test_a_preview_that_fails_is_told_once(tiny_folder: Path, shards: Path, tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ from trainer_core.engine.evaluating import evaluate_if_due
 from trainer_core.engine.evaluation import measure_loss
 from trainer_core.engine.feed import Feed
 from trainer_core.engine.finish import finish
-from trainer_core.engine.pictures import make_first_pictures, make_pictures
+from trainer_core.engine.pictures import make_first_pictures, make_pictures, report_training
 from trainer_core.engine.reporting import (
     report_plan,
-    report_stage,
     report_stopped,
     report_warning,
 )
@@ -58,8 +57,7 @@ def train(run: Run) -> bool:
         if run.plan.operation.pictures is not None:
             make_first_pictures(run, state)
             run.loaded.start_times.end("pictures_s")
-        report_stage(run, state, "training")
-        state.throughput.start(state.step)
+        report_training(run, state)
         with Feed(run, state.step) as feed:
             take_steps(run, state, feed)
         save_if_unsaved(run, state)
@@ -113,4 +111,4 @@ def take_steps(run: Run, state: TrainingState, feed: Feed) -> None:
                 save_if_unsaved(run, state)
             make_pictures(run, state)
         if is_due:
-            report_stage(run, state, "training")
+            report_training(run, state)

@@ -88,6 +88,17 @@ def make_pictures(run: Run, state: TrainingState) -> None:
     _make(run, state, pictures, _after_steps(run, pictures), is_start=False)
 
 
+def report_training(run: Run, state: TrainingState) -> None:
+    """Report that steps follow.
+
+    A local run makes the contact sheet of new pictures at this event: in their share of the time.
+    """
+    started_s = time.monotonic()
+    report_stage(run, state, "training")
+    state.pictures.spent_s += time.monotonic() - started_s
+    state.throughput.start(state.step)
+
+
 def _after_steps(run: Run, pictures: Pictures) -> tuple[Shown, ...]:
     return pictures.after_steps(has_mean=run.plan.identity.ema is not None)
 
