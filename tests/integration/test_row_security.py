@@ -20,9 +20,9 @@ from tests.support.tenant_rows import FILE, LIMIT, Rows
 
 
 def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(
-    rows: Rows, database: Database, database_url: str
+    rows: Rows, rows_database: Database, rows_url: str
 ) -> None:
-    with database.transaction() as conn:
+    with rows_database.transaction() as conn:
         tables = conn.execute(
             "SELECT table_name, has_table_privilege(%s, table_name, 'SELECT')"
             " FROM information_schema.columns"
@@ -37,7 +37,7 @@ def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(
     assert {name for (name,) in secured} == {name for name, _ in tables}
     readable = [name for name, is_readable in tables if is_readable]
     assert len(readable) == 27
-    with psycopg.connect(database_url, options=f"-c role={ROLE}", autocommit=True) as conn:
+    with psycopg.connect(rows_url, options=f"-c role={ROLE}", autocommit=True) as conn:
         for name in readable:
             count = f"SELECT count(*) FROM {name}".encode()
             assert conn.execute(count).fetchone() == (0,), name

@@ -38,6 +38,7 @@ from services.store.runs import BatchPlace
 from services.store.scoped_database import ScopedDatabase
 from services.store.webhooks import Webhook
 from tests.support.api_keys import KEY_PEPPER
+from tests.support.postgres import PostgresServer
 from tests.support.run_samples import png, sample_event
 from tests.support.runs import TenantDatabase, checkpoint_at, result_of
 
@@ -148,14 +149,29 @@ def rows_of(database: Database) -> Rows:
     )
 
 
-@pytest.fixture
-def rows(database: Database) -> Rows:
-    return rows_of(database)
+@pytest.fixture(scope="module")
+def rows_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """Of a database for all tests of a module: none of them leaves a change."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
 
 
-@pytest.fixture
-def scoped(database_url: str) -> Iterator[ScopedDatabase]:
+@pytest.fixture(scope="module")
+def rows_database(rows_url: str) -> Iterator[Database]:
+    database = Database(rows_url, max_size=2)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def rows(rows_database: Database) -> Rows:
+    return rows_of(rows_database)
+
+
+@pytest.fixture(scope="module")
+def scoped(rows_url: str) -> Iterator[ScopedDatabase]:
     """The database as the API's transactions see it."""
-    scoped = ScopedDatabase(database_url, max_size=2, statement_timeout=LIMIT)
+    scoped = ScopedDatabase(rows_url, max_size=2, statement_timeout=LIMIT)
     yield scoped
     scoped.close()
