@@ -165,7 +165,7 @@ def test_a_port_that_is_taken_is_named(fleet: Fleet) -> None:
     wait_until(lambda: value_of(taken, "process_start_time_seconds"), what="the first dispatcher")
 
     second = subprocess.run(
-        [sys.executable, "-m", "services.api"],
+        [sys.executable, "-m", "services.api", "--port", str(free_port())],
         env={**os.environ, **fleet.env, "REVERIE_METRICS_PORT": str(taken)},
         capture_output=True,
         text=True,

@@ -179,26 +179,34 @@ def _checkpointing_interval(network: Network) -> int | None:
 
 def test_experts_together_compute_what_they_compute_one_by_one(tiny_folder: Path) -> None:
     """In bf16; rows of all experts in one product are what a CUDA graph can capture."""
-    plan = plan_of(tiny_folder, **FULL, gradient_checkpointing=False)
-    network = prepared(tiny_folder, plan)
+    network = prepared(tiny_folder, plan_of(tiny_folder, **FULL, gradient_checkpointing=False))
     assert network.compute.is_autocast
     assert "rows of experts" in str(network.capture_refusal)  # of full rank, not of fused blocks
-    batch = batch_of((4, 6), 1, prior=False)
-    found = []
-    for groups_experts in (False, True):
-        assert isinstance(network.blocks, PlainBlocks)
-        blocks = replace(network.blocks, groups_experts=groups_experts)
-        backend = SingleProcess(replace(network, blocks=blocks), plan)
-        losses = backend.losses(batch)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
-        assert network.flat is not None
-        assert network.flat.values.grad is not None
-        found.append((losses.detach(), network.flat.values.grad.clone()))
-        network.flat.clear_gradients()
 
-    (one_by_one, separate), (together, grouped) = found
+    one_by_one, separate = losses_and_gradient(tiny_folder, groups_experts=False)
+    together, grouped = losses_and_gradient(tiny_folder, groups_experts=True)
+
     torch.testing.assert_close(together, one_by_one, rtol=1e-3, atol=0)
-    assert (grouped - separate).norm() / separate.norm() < 2e-2
+    # They differ less than bf16 rounds: by a quarter to a third of that on one CPU.
+    _, exact = losses_and_gradient(tiny_folder, groups_experts=False, mixed_precision="no")
+    assert (grouped - separate).norm() < 0.5 * (separate - exact).norm()
+
+
+def losses_and_gradient(
+    tiny_folder: Path, *, groups_experts: bool, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses of one batch, and the gradient of all weights."""
+    plan = plan_of(tiny_folder, **FULL, gradient_checkpointing=False, **options)
+    network = prepared(tiny_folder, plan)
+    assert isinstance(network.blocks, PlainBlocks)
+    blocks = replace(network.blocks, groups_experts=groups_experts)
+    losses = SingleProcess(replace(network, blocks=blocks), plan).losses(
+        batch_of((4, 6), 1, prior=False)
+    )
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    assert network.flat is not None
+    assert network.flat.values.grad is not None
+    return losses.detach(), network.flat.values.grad
 
 
 def test_a_model_without_experts_cannot_be_balanced(tiny_folder: Path) -> None:
