@@ -10,7 +10,7 @@ from trainer_core.config.plan import PictureAdapter, Pictures, PictureSize, Plan
 from trainer_core.config.plan.pictures import FREE_S
 from trainer_core.config.plan.problems import texts_of
 from trainer_core.config.simpletuner.importer import Imported
-from trainer_core.local.previews import preview_autoencoder
+from trainer_core.local.previews import preview_autoencoder, without_missing_autoencoder
 
 FULL = {"model_type": "full", "lora_type": None}
 EVERY_2: dict[str, Any] = {"validation_step_interval": "2", "seed": 1}
@@ -194,6 +194,25 @@ def test_a_relative_path_of_an_autoencoder_is_looked_up_beside_the_config(tmp_pa
     assert preview_autoencoder(local_plan(asked), (tmp_path,)) is None
     assert preview_autoencoder(local_plan({"validation_preview": True}), (tmp_path,)) is None
     assert preview_autoencoder(local_plan({}), (tmp_path,)) is None
+
+
+def test_a_missing_autoencoder_is_told_and_left_out_of_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    asked = {"validation_preview": True, "validation_preview_autoencoder": "tiny"}
+    plan, told = local_plan(asked), list[tuple[str, str]]()
+
+    def planned(*folders: Path) -> Plan:
+        return without_missing_autoencoder(
+            plan, folders, lambda code, message: told.append((code, message))
+        )
+
+    assert planned(tmp_path) is plan
+    assert told == []
+    expected = local_plan({"validation_preview": True})
+    assert planned(tmp_path / "tiny").operation.pictures == expected.operation.pictures
+    ((code, message),) = told
+    assert code == "preview_autoencoder"
+    assert "tiny is no folder here, and no model in the Hub's cache on this machine" in message
 
 
 def test_an_autoencoder_of_the_hub_is_taken_from_its_cache(tmp_path: Path) -> None:

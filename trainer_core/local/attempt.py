@@ -43,7 +43,7 @@ from trainer_core.local.kept import (
     with_started_order,
 )
 from trainer_core.local.picture_adapter import picture_adapter
-from trainer_core.local.previews import preview_autoencoder
+from trainer_core.local.previews import preview_autoencoder, without_missing_autoencoder
 from trainer_core.local.publishing import Publishing, publish_nothing
 from trainer_core.local.start import (
     LATEST,
@@ -109,6 +109,7 @@ class Attempt:
         Raises:
             TrainerError: any failure.
         """
+        plan = without_missing_autoencoder(plan, self.folders, self.events.warn)
         while True:  # each turn without images that an earlier one could not encode
             try:
                 return self._train(plan, found, data_dirs)
