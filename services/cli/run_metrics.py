@@ -30,8 +30,8 @@ def metrics(
 ) -> None:
     """Show loss, learning rate and other numbers of a run over its steps.
 
-    A step that was taken again after a failure counts once. Evaluation losses follow, where the
-    run measures them.
+    A step that was taken again after a failure counts once. Evaluation losses and CLIP scores
+    follow, where the run measures them.
     """
     invocation: Invocation = ctx.obj
     wanted = [] if names == "?" else names.split(",")
@@ -57,6 +57,7 @@ def metrics(
             [["-" if cell is None else _short(cell) for cell in row] for row in _rows(found)],
         )
         _print_evaluations(found)
+        _print_clip_scores(found)
 
 
 def _rows(found: "Metrics") -> list[list[object]]:
@@ -83,6 +84,23 @@ def _print_evaluations(found: "Metrics") -> None:
     rows = [[each["step"], each["mean"], each["low"], each["high"]] for each in measured]
     output.print_table(
         ["STEP", "MEAN", "LOW", "HIGH"],
+        [["-" if cell is None else _short(cell) for cell in row] for row in rows],
+    )
+
+
+def _print_clip_scores(found: "Metrics") -> None:
+    scored = found.get("clip_scores", [])  # an API of before has none
+    if not scored:
+        return
+    for weights in dict.fromkeys(each["weights"] for each in scored):
+        means = [each["mean"] for each in scored if each["weights"] == weights]
+        output.print_note(f"CLIP score of {weights} weights  {sparkline(means)}")
+    rows = [
+        [e["step"], e["weights"], e["mean"], e["min"], e["max"], e["similarity_mean"]]
+        for e in scored
+    ]
+    output.print_table(
+        ["STEP", "WEIGHTS", "MEAN", "MIN", "MAX", "SIMILARITY"],
         [["-" if cell is None else _short(cell) for cell in row] for row in rows],
     )
 

@@ -71,6 +71,17 @@ class EvaluationLoss(TypedDict):
     high: float | None
 
 
+class ClipScores(TypedDict):
+    """CLIP scores of the pictures of a step that show the same weights."""
+
+    step: int
+    weights: Literal["trained", "ema", "base"]
+    mean: float | None
+    min: float | None
+    max: float | None
+    similarity_mean: float | None
+
+
 class Metrics(TypedDict):
     """Numbers that training reports with its steps."""
 
@@ -82,6 +93,8 @@ class Metrics(TypedDict):
     series: list[MetricSeries]
     evaluations: list[EvaluationLoss]
     """The newest 1,000 in order of steps."""
+    clip_scores: list[ClipScores]
+    """The same, for each kind of weights."""
 
 
 class Sample(TypedDict):

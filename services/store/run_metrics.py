@@ -152,3 +152,53 @@ def evaluations(
     facts = {"tenant_id": tenant_id, "run_id": run_id, "limit": limit}
     with conn.cursor(row_factory=class_row(EvaluationLoss)) as cursor:
         return cursor.execute(_EVALUATIONS, facts).fetchall()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipScores:
+    """CLIP scores of the pictures of a step that show the same weights."""
+
+    step: int
+    weights: str
+    """``trained``, ``ema`` or ``base``."""
+    mean: float | None
+    """None, as the next two, stands for a number that is not finite."""
+    min: float | None
+    max: float | None
+    similarity_mean: float | None
+    """To the nearest training picture; None where that was not measured."""
+
+
+_CLIP_SCORES: Final = SQL("""
+WITH {lineage}, measured AS (
+    SELECT DISTINCT ON (step, weights) step, weights, data
+    FROM events CROSS JOIN LATERAL (SELECT data->>'weights' AS weights) AS shown
+    LEFT JOIN lineage USING (fence)
+    WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s AND type = 'eval'
+        AND data->>'name' = 'clip' AND weights IN ('trained', 'ema', 'base')
+        AND (until_step IS NULL OR step <= until_step)
+    ORDER BY step DESC, weights, fence DESC, seq DESC LIMIT %(limit)s
+), numbers AS (
+    SELECT step, weights, name,
+        CASE WHEN jsonb_typeof(data->name) = 'number' AND abs((data->name)::numeric) < 1e100
+            THEN (data->name)::float8 END AS number
+    FROM measured CROSS JOIN unnest('{{mean,min,max,similarity_mean}}'::text[]) AS wanted (name)
+)
+SELECT step, weights, max(number) FILTER (WHERE name = 'mean') AS mean,
+    max(number) FILTER (WHERE name = 'min') AS min,
+    max(number) FILTER (WHERE name = 'max') AS max,
+    max(number) FILTER (WHERE name = 'similarity_mean') AS similarity_mean
+FROM numbers GROUP BY step, weights ORDER BY step, weights
+""").format(lineage=_LINEAGE)
+
+
+def clip_scores(
+    conn: Connection, tenant_id: str, run_id: str, *, limit: int = MOST_EVALUATIONS
+) -> list[ClipScores]:
+    """The CLIP scores of the steps that the run goes on from, in order of steps and weights.
+
+    ``limit``: of the newest ones.
+    """
+    facts = {"tenant_id": tenant_id, "run_id": run_id, "limit": limit}
+    with conn.cursor(row_factory=class_row(ClipScores)) as cursor:
+        return cursor.execute(_CLIP_SCORES, facts).fetchall()

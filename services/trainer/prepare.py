@@ -16,6 +16,7 @@ from services.domain.starts import shown
 from services.objects.errors import ObjectCorruptError
 from services.objects.folders import get_folder
 from services.objects.local_files import sha256_of
+from services.trainer.auxiliary import clip_folder
 from services.trainer.commits import WAITING_CHECKPOINTS
 from services.trainer.context import HeldRun
 from services.trainer.failures import AttemptFailedError, infra_failed
@@ -72,6 +73,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
     shards_dir.mkdir()
     checkpoint = _fetch_checkpoint(held, folder)
     start_dir = _fetch_start(held, folder) if checkpoint is None else None
+    clip_dir = clip_folder(held, plan)
     identity = plan.identity
     return Prepared(
         folder=folder,
@@ -85,6 +87,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
             resume_from=None if checkpoint is None else str(_resume_dir(folder, checkpoint)),
             start_from=None if start_dir is None else str(start_dir),
             pictures_made=claim.pictures,
+            clip_dir=None if clip_dir is None else str(clip_dir),
             waiting_checkpoints=WAITING_CHECKPOINTS,
             shard_wait_s=_SHARD_WAIT_S,
             node_cache=held.context.node_cache,

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,16 +24,27 @@ from tests.support.hub import USER, HubServer
 from tests.support.service import SMALL_PX, push_photos, run_request
 from tests.support.staged import commands, make_stages, small
 from tests.support.tenant import Tenant
+from tests.support.tiny_clip import write_tiny_clip
 from trainer_core.export.origin import ADAPTER_NAME
 from trainer_core.local.export import export_checkpoint
 from trainer_core.progress import SilentReporter
 
+CLIP = "someone/clip"
+"""Among the models of the operator."""
+PICTURES = {
+    "validation_step_interval": 15,
+    "evaluation_type": "clip",
+    "pretrained_evaluation_model_name_or_path": CLIP,
+}
+
 
 @pytest.fixture(scope="module")
-def fleet(fleet_of: Callable[..., Fleet]) -> Fleet:
+def fleet(fleet_of: Callable[..., Fleet], models_dir: Path) -> Iterator[Fleet]:
     fleet = fleet_of()
     fleet.start_all(trainers=1)
-    return fleet
+    write_tiny_clip(models_dir / CLIP)
+    yield fleet
+    shutil.rmtree(models_dir / CLIP.split("/", maxsplit=1)[0])
 
 
 def replace_trainer(fleet: Fleet, **env: str) -> None:
@@ -129,14 +141,19 @@ def check_pictures(tenant: Tenant, run_id: str) -> None:
         with Image.open(io.BytesIO(body)) as picture:
             assert picture.size == (each["width_px"], each["height_px"]) == (SMALL_PX, SMALL_PX)
             assert picture.info["prompt"] == each["prompt"]
+            assert float(picture.info["clip_score"]) == told[each["path"]]["clip_score"]
     assert len({each["sha256"] for each in listed}) == len(listed)
+    scores = tenant.get(f"/v1/runs/{run_id}/metrics")["clip_scores"]
+    assert [(each["step"], each["weights"], each["mean"]) for each in scores] == [
+        (each["step"], each["weights"], told[each["path"]]["clip_score"]) for each in listed[::-1]
+    ]
 
 
 @pytest.mark.usefixtures("all_samples")
 def test_a_run_goes_all_the_way_and_learns(
     tenant: Tenant, datasets: dict[str, str], models_dir: Path, tmp_path: Path
 ) -> None:
-    run_id = tenant.submit(run_request(datasets, validation_step_interval=15))
+    run_id = tenant.submit(run_request(datasets, **PICTURES))
 
     run = tenant.wait_over(run_id, deadline_s=240)
     publication = tenant.wait_published(run_id)

@@ -189,7 +189,7 @@ def test_metrics_are_named_and_reduced(tenant: Tenant, tenant_db: TenantDatabase
     path = f"/v1/runs/{claim.run_id}/metrics"
     empty = tenant.get(path)
     assert (empty["names"], empty["series"], empty["every_nth_event"]) == ([], [], 1)
-    assert empty["evaluations"] == []
+    assert (empty["evaluations"], empty["clip_scores"]) == ([], [])
     events = [
         ChildEvent(type="step", step=step, data={"loss": step / 2, "learning_rate": None})
         for step in range(1, 11)
@@ -197,11 +197,14 @@ def test_metrics_are_named_and_reduced(tenant: Tenant, tenant_db: TenantDatabase
     tenant_db.ledger.event(claim.run_id, claim.fence, events)
 
     measured = {"name": "evaluation", "mean": 0.5, "low": 0.25, "high": 0.75, "images": 4}
-    event = ChildEvent(type="eval", step=10, data=measured)
-    tenant_db.ledger.event(claim.run_id, claim.fence, [event])
+    scores = {"mean": 0.25, "min": 0.125, "max": 0.5, "similarity_mean": 0.75}
+    scored = {"name": "clip", "weights": "ema", **scores}
+    evals = [ChildEvent(type="eval", step=10, data=each) for each in (measured, scored)]
+    tenant_db.ledger.event(claim.run_id, claim.fence, evals)
 
     assert tenant.get(path)["names"] == ["loss"]
     assert tenant.get(path)["evaluations"] == [{"step": 10, "mean": 0.5, "low": 0.25, "high": 0.75}]
+    assert tenant.get(path)["clip_scores"] == [{"step": 10, "weights": "ema", **scores}]
     body = tenant.get(f"{path}?names=loss,learning_rate&points=2")
     loss, rate = body["series"]
     assert loss == {
@@ -262,6 +265,8 @@ def test_commands_follow_the_log_and_draw_the_metrics(
     for step, mean in ((0, 0.75), (4, 0.625)):
         data = {"name": "evaluation", "mean": mean, "low": 0.5, "high": None}
         events.append(ChildEvent(type="eval", step=step, data=data))
+    scored = {"name": "clip", "weights": "base", "mean": 0.3125, "min": 0.3, "max": 0.4}
+    events.append(ChildEvent(type="eval", step=0, data=scored))
     tenant_db.ledger.event(claim.run_id, claim.fence, events)
     tenant_db.ledger.hand_back(claim.run_id, claim.fence, Outcome.STOPPED, None)
     tenant.post(f"/v1/runs/{claim.run_id}:cancel", {})
@@ -280,6 +285,8 @@ def test_commands_follow_the_log_and_draw_the_metrics(
     }
     assert "loss  ▁▃▆█" in told["drawn"][1]
     assert "evaluation loss  █▁" in told["drawn"][1]
+    assert "CLIP score of base weights  ▁" in told["drawn"][1]
+    assert "0.3125" in told["drawn"][0]
     assert "0.25" in told["drawn"][0]
     assert "0.625" in told["drawn"][0]
     assert told["csv"][0].splitlines() == [

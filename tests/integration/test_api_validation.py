@@ -2,7 +2,9 @@
 
 import copy
 import math
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from tests.support.fleet import Fleet
 from tests.support.run_requests import run_requests
 from tests.support.service import database_of, new_tenant, run_request
 from tests.support.tenant import Json, Tenant
+from tests.support.tiny_clip import write_tiny_clip
 from tests.support.verifying import end_verification
 
 GIB = 2**30
@@ -107,7 +110,7 @@ def test_validate_says_valid_exactly_where_submit_answers_201(
 def test_notices_are_fields_in_three_groups_and_no_credential_is_stored(
     tenant: Tenant, datasets: dict[str, str], database: Database
 ) -> None:
-    written = {"prodigy_steps": 9, "evaluation_type": "clip", "compress_disk_cache": True}
+    written = {"prodigy_steps": 9, "validation_randomize": True, "compress_disk_cache": True}
     request = run_request(datasets, **written)
     cache = {"id": "t", "type": "aws", "dataset_type": "text_embeds", "default": True}
     keys = {"aws_access_key_id": "AKIA-not-a-key", "--aws_secret_access_key": "not-a-secret"}
@@ -121,19 +124,46 @@ def test_notices_are_fields_in_three_groups_and_no_credential_is_stored(
         group: {each["option"] for each in each_group}
         for group, each_group in run["notices"].items()
     }
-    assert "evaluation_type" in groups["differs"]
+    assert "validation_randomize" in groups["differs"]
     assert "prodigy_steps" in groups["no_effect"]
     assert {"compress_disk_cache", "dataset_type"} <= groups["handled"]
     (idle,) = (n for n in run["notices"]["no_effect"] if n["option"] == "prodigy_steps")
     assert idle["pointers"] == ["/config/prodigy_steps"]
     (unneeded,) = (n for n in run["notices"]["handled"] if n["option"] == "dataset_type")
     assert unneeded["data_backends"] == ["text-embeds", "t"]
-    assert any(text.startswith("evaluation_type: ") for text in run["warnings"])
+    assert any(text.startswith("validation_randomize: ") for text in run["warnings"])
     assert not any("prodigy_steps" in text for text in run["warnings"])
     with database.transaction() as conn:
         stored = conn.execute("SELECT request::text FROM run_documents").fetchall()
     assert stored
     assert not any("not-a-" in text for (text,) in stored)
+
+
+def test_a_clip_model_is_one_that_the_operator_has(
+    tenant: Tenant, datasets: dict[str, str], models_dir: Path
+) -> None:
+    model = "--pretrained_evaluation_model_name_or_path"
+    asked = {"validation_step_interval": 2, "evaluation_type": "clip"}
+
+    def problems(name: str) -> list[Json]:
+        request = run_request(datasets, **asked, **{model: name})
+        return list(validated(tenant, request)["problems"])
+
+    (none_yet,) = problems("someone/clip")
+    assert none_yet["pointer"] == f"/config/{model}"
+    assert none_yet["message"] == (
+        "The service has no CLIP model someone/clip. Its operator has none."
+    )
+    write_tiny_clip(models_dir / "someone/clip")
+    try:
+        assert problems("someone/clip") == []
+        for name in ("someone/other", "../models/someone/clip", "hidream-tiny"):
+            (unknown,) = problems(name)
+            assert unknown["message"] == (
+                f"The service has no CLIP model {name}. It has someone/clip."
+            )
+    finally:
+        shutil.rmtree(models_dir / "someone")
 
 
 def test_a_run_that_the_quota_refuses_is_not_valid(

@@ -18,6 +18,7 @@ from tests.support.painting_runs import PICTURES, Trained, job_of, run
 from tests.support.pictures import png_text
 from tests.support.small_jobs import named
 from tests.support.tiny_clip import write_tiny_clip
+from trainer_core.base_models.clip import clip_digest
 from trainer_core.process.event_texts import lines_of
 from trainer_core.process.events import Event
 from trainer_core.process.job import Job
@@ -149,6 +150,25 @@ def test_a_resumed_run_counts_the_pictures_that_it_finds(
     assert again["pictures"] == 2
     assert {**again, "seq": 0, "t_s": 0} == {**wanted, "seq": 0, "t_s": 0}
     assert finished.state_of(4) == scored.state_of(4)
+
+
+def test_a_picture_with_a_score_of_another_model_is_made_again(
+    scored: Trained, tiny_folder: Path, shards: Path, clip: Path, tmp_path: Path
+) -> None:
+    other = write_tiny_clip(tmp_path / "other", seed=1)
+    job = scored_job(tiny_folder, shards, tmp_path / "run", other)
+    stopped = run(job, stop_at=lambda event: event.name == "sample" and event.step == 2)
+    made = [each for each in stopped.pictures() if each["step"] == 2]
+    assert len(made) == 1
+    checkpoint = str(tmp_path / "run/checkpoints/step-00000002")
+
+    finished = run(job.model_copy(update={"resume_from": checkpoint, "clip_dir": str(clip)}))
+
+    again = [each for each in means(finished) if each["step"] == 2][-1]
+    (wanted,) = [each for each in means(scored) if each["step"] == 2]
+    assert (again["pictures"], again["mean"]) == (2, wanted["mean"]) != (2, made[0]["clip_score"])
+    with Image.open(tmp_path / "run" / made[0]["path"]) as image:
+        assert png_text(image)["clip_model_digest"] == clip_digest(clip)
 
 
 _FETCH = """

@@ -126,7 +126,39 @@ def test_evaluations_are_those_of_the_steps_that_the_run_goes_on_from(
     assert [(each.low, each.high) for each in measured[1:3]] == [(0.5, 2.5), (None, 2.5)]
 
 
-@pytest.mark.parametrize("name", ["_BEST", "_EVALUATIONS"])
+def test_clip_scores_are_those_of_the_steps_that_the_run_goes_on_from(
+    tenant_db: TenantDatabase,
+) -> None:
+    def score(claim: Claim, step: int, weights: str, mean: Any) -> None:
+        data = {"name": "clip", "weights": weights, "mean": mean, "min": 0.125, "max": 0.5}
+        others = [{"name": "evaluation", "weights": "trained", "mean": 9.0}]
+        events = [ChildEvent(type="eval", step=step, data=each) for each in (*others, data)]
+        tenant_db.ledger.event(claim.run_id, claim.fence, events)
+
+    def found(limit: int = 1000) -> list[tuple[int, str, float | None]]:
+        with tenant_db.database.transaction() as conn:
+            scope = (conn, tenant_db.tenant_id, first.run_id)
+            assert run_metrics.clip_scores(conn, "ten_other", first.run_id) == []
+            scores = run_metrics.clip_scores(*scope, limit=limit)
+        assert {(each.min, each.max) for each in scores} <= {(0.125, 0.5)}
+        return [(each.step, each.weights, each.mean) for each in scores]
+
+    first = tenant_db.held()
+    assert found() == []
+    for step, weights in ((0, "base"), (4, "trained"), (4, "ema"), (6, "ema"), (6, "other")):
+        score(first, step, weights, 0.25)
+    tenant_db.ledger.commit_checkpoint(first.run_id, first.fence, checkpoint_at(first, 4))
+    kept = [(0, "base", 0.25), (4, "ema", 0.25), (4, "trained", 0.25)]
+    assert found() == [*kept, (6, "ema", 0.25)]
+    second = resumed(tenant_db, first)
+    assert found() == kept  # step 6 is lost
+    for mean in (0.375, math.nan):
+        score(second, 6, "trained", mean)
+    assert found() == [*kept, (6, "trained", None)]
+    assert found(limit=2) == [(4, "ema", 0.25), (6, "trained", None)]
+
+
+@pytest.mark.parametrize("name", ["_BEST", "_EVALUATIONS", "_CLIP_SCORES"])
 def test_measurements_are_found_by_an_index(tenant_db: TenantDatabase, name: str) -> None:
     """However many steps a run has, only what was measured is read."""
     claim = tenant_db.held()

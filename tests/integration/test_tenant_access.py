@@ -139,6 +139,7 @@ READS: dict[str, Call] = {
         c, r.ada, r.over.run_id, ["loss"], newest_seq=10, points=10
     ),
     "run_metrics.evaluations": lambda c, r: run_metrics.evaluations(c, r.ada, r.over.run_id),
+    "run_metrics.clip_scores": lambda c, r: run_metrics.clip_scores(c, r.ada, r.over.run_id),
     "run_metrics.names": lambda c, r: run_metrics.names(
         c, r.ada, r.over.run_id, newest_seq=10
     ),

@@ -81,6 +81,7 @@ def rows_of(database: Database) -> Rows:
     reported = [
         ChildEvent(type="step", step=5, data={"loss": 0.5}),
         ChildEvent(type="eval", step=5, data={"name": "evaluation", "mean": 0.5}),
+        ChildEvent(type="eval", step=5, data={"name": "clip", "weights": "ema", "mean": 0.25}),
         sample_event(5, png()),
         ChildEvent(type="sample", step=5, data={"prompt": "a boat"}),
     ]

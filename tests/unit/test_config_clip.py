@@ -25,22 +25,10 @@ def pictures_of(config: dict[str, Any], source: str = "local") -> Pictures:
     return pictures
 
 
-def test_the_model_is_in_the_plan_of_a_local_run_only() -> None:
-    assert pictures_of(CLIP).clip_model == "models/clip"
-    assert pictures_of(CLIP, "http").clip_model is None
-    plain = pictures_of(EVERY_2)
-    assert "clip_model" not in plain.model_dump(mode="json")
-    assert pictures_of(CLIP, "http") == plain
-
-
-def test_the_service_tells_that_it_computes_none() -> None:
-    notices = notices_of(CLIP)
-
-    assert (
-        "evaluation_type: no CLIP score is computed in the service, whose workers have no such "
-        "model; a local run (reverie train) computes it." in notices
-    )
-    assert f"{MODEL}: has no effect in the service." in notices
+@pytest.mark.parametrize("source", ["local", "http"])
+def test_the_model_is_in_the_plan(source: str) -> None:
+    assert pictures_of(CLIP, source).clip_model == "models/clip"
+    assert "clip_model" not in pictures_of(EVERY_2, source).model_dump(mode="json")
 
 
 @pytest.mark.parametrize("model", [{}, {MODEL: ""}, {MODEL: " "}, {MODEL: None}])

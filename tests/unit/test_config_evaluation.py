@@ -145,5 +145,5 @@ def test_an_unknown_dataset_is_refused_with_those_there_are() -> None:
 def test_a_clip_score_is_told_apart() -> None:
     notices = notices_of({**USUAL, "evaluation_type": "clip"}, backends=[CATS, DOGS])
 
-    assert any(each.startswith("evaluation_type: no CLIP score is computed") for each in notices)
+    assert any(each.startswith("evaluation_type: has no effect") for each in notices)
     assert not any("eval_steps" in notice for notice in notices)

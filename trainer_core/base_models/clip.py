@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from pydantic import JsonValue
-from pydantic_core import from_json
-
 from trainer_core.base_models import fetch as hub
 from trainer_core.base_models.describe import home_of
+from trainer_core.base_models.layout import read_config
 from trainer_core.base_models.resolve import is_hub_name
+from trainer_core.config.plan.frozen import digest_of
+from trainer_core.digests import sha256_of
 from trainer_core.errors import BaseModelError
 from trainer_core.paths import find_folder, places_of
 from trainer_core.progress import Reporter
@@ -20,8 +20,9 @@ from trainer_core.progress import Reporter
 _CONFIG: Final = "config.json"
 _PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json")
 """How pictures are read; transformers 5 writes the second one."""
+_LOADED: Final = (".json", ".safetensors", ".txt")
+"""Files that the model, its tokenizer and its image processor may be loaded from."""
 _MODEL_TYPE: Final = "clip"
-_MAX_CONFIG_BYTES: Final = 1 << 20
 
 
 def find_clip(
@@ -75,17 +76,23 @@ def check_clip_folder(folder: Path) -> None:
         )
 
 
+def clip_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of the files that the model is loaded from.
+
+    Raises OSError. Hashing takes seconds where the weights have gigabytes.
+    """
+    files = sorted(each for each in folder.iterdir() if each.suffix in _LOADED)
+    return digest_of({each.name: sha256_of(each) for each in files})
+
+
 def _check_kind(folder: Path) -> None:
-    file = folder / _CONFIG
     try:
-        with file.open("rb") as opened:
-            config: JsonValue = from_json(opened.read(_MAX_CONFIG_BYTES))
-    except (OSError, ValueError) as error:
+        kind = read_config(folder / _CONFIG).get("model_type")
+    except BaseModelError as error:
         raise BaseModelError(
-            f"{file} is missing or no JSON: pretrained_evaluation_model_name_or_path has to name "
-            "the folder of a CLIP model"
+            f"{error.message}; pretrained_evaluation_model_name_or_path has to name the folder of "
+            "a CLIP model"
         ) from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != _MODEL_TYPE:
         raise BaseModelError(
             f"{folder} is no CLIP model: the model_type in its {_CONFIG} is {str(kind)[:60]}"

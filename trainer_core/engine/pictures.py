@@ -29,7 +29,7 @@ from trainer_core.engine.reporting import (
     report_step,
     report_warning,
 )
-from trainer_core.engine.scores import Scores, facts_of
+from trainer_core.engine.scores import Scores, facts_of, score_in
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.errors import CheckpointError
 from trainer_core.export.origin import ADAPTER_NAME, LIVE_FOLDER
@@ -171,10 +171,7 @@ class _Painter:
         facts = self._facts(picture, options)
         path = Path(run.job.output_dir) / picture.path
         is_asked = is_start and run.backend.rank == 0
-        made = self._made(picture, facts) if is_asked else None
-        if run.backend.max_across_ranks(int(made is not None)):
-            if made is not None:
-                self.scores.note_made(picture, made)
+        if run.backend.max_across_ranks(int(is_asked and self._is_made(picture, facts))):
             return
         size = picture.size.width_px, picture.size.height_px
         expected_s = times.expected_s.get(size, 0.0)
@@ -211,15 +208,15 @@ class _Painter:
                 score=facts_of(score),
             )
 
-    def _made(self, picture: Picture, facts: dict[str, JsonValue]) -> dict[str, str] | None:
-        """What its file says, where an earlier process made it of the weights that this one starts
-        from; empty where a supervisor has the file. None: it is still to be made."""
+    def _is_made(self, picture: Picture, facts: dict[str, JsonValue]) -> bool:
+        """Whether an earlier process made it of the weights that this one starts from."""
         job = self._run.job
-        if str(picture.path) in job.pictures_made:
-            return {}
+        if str(picture.path) in job.pictures_made:  # a supervisor has the file
+            return True
         if job.resume_from is None:
-            return None
-        return written_facts(Path(job.output_dir) / picture.path, facts)
+            return False
+        made = written_facts(Path(job.output_dir) / picture.path, facts)
+        return made is not None and self.scores.keeps(picture, score_in(made))
 
     def _sampled(self, picture: Picture, options: SamplingOptions) -> Image.Image | None:
         """The image; None where the device has too little memory, also without the steps' own."""

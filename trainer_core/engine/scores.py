@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from pydantic import JsonValue
 
+from trainer_core.base_models.clip import clip_digest
 from trainer_core.config.plan import Shown
 from trainer_core.engine.reporting import report_scores, report_warning
 from trainer_core.engine.similarity import training_embeddings
@@ -16,7 +17,7 @@ from trainer_core.engine.state import Run, TrainingState
 from trainer_core.errors import ShardCorruptError, ShardMissingError
 from trainer_core.in_words import error_in_words
 from trainer_core.process.control import StopRequestedError
-from trainer_core.validation.pictures import CLIP_FACT, SIMILARITY_FACT, Picture
+from trainer_core.validation.pictures import CLIP_FACT, CLIP_MODEL_FACT, SIMILARITY_FACT, Picture
 from trainer_core.validation.similarity import similarity
 
 _DIGITS: Final = 6
@@ -37,6 +38,8 @@ class Score(NamedTuple):
     """The cosine of its embedding and that of its prompt."""
     similarity: float | None
     """To the nearest training picture; None where they could not be decoded."""
+    model_digest: str
+    """Of the CLIP model; empty where nobody knows it."""
 
 
 def facts_of(score: Score | None) -> dict[str, JsonValue]:
@@ -44,7 +47,19 @@ def facts_of(score: Score | None) -> dict[str, JsonValue]:
     if score is None:
         return {}
     near = {} if score.similarity is None else {SIMILARITY_FACT: score.similarity}
-    return {CLIP_FACT: score.clip, **near}
+    return {CLIP_FACT: score.clip, CLIP_MODEL_FACT: score.model_digest, **near}
+
+
+def score_in(facts: Mapping[str, str]) -> Score | None:
+    """The score that the file of a picture tells; None where it has none."""
+    if CLIP_FACT not in facts:
+        return None
+    near = facts.get(SIMILARITY_FACT)
+    return Score(
+        clip=float(facts[CLIP_FACT]),
+        similarity=None if near is None else float(near),
+        model_digest=facts.get(CLIP_MODEL_FACT, ""),
+    )
 
 
 class Scores:
@@ -69,6 +84,7 @@ class Scores:
         with self._told(self._state.step):
             from trainer_core.validation.clip_score import ClipScorer  # noqa: PLC0415 - imports all of CLIP
 
+            self._digest(folder)
             scorer = ClipScorer(Path(folder))
             try:
                 scoring.training_ND = training_embeddings(run, scorer.embed)
@@ -81,8 +97,8 @@ class Scores:
 
         After a failure, which a warning tells, this process scores nothing more.
         """
-        scoring = self._state.scoring
-        if scoring.scorer is None:
+        scoring, folder = self._state.scoring, self._run.job.clip_dir
+        if scoring.scorer is None or folder is None:
             return None
         with self._told(picture.step):
             image_D = scoring.scorer.embed(image)
@@ -91,6 +107,7 @@ class Scores:
             score = Score(
                 clip=round(scoring.scorer.score(image_D, picture.prompt.text), _DIGITS),
                 similarity=None if near is None else round(near, _DIGITS),
+                model_digest=self._digest(folder),
             )
             self._note(picture, score)
             return score
@@ -109,15 +126,30 @@ class Scores:
             message = _FAILED.format(step=step, reason=error_in_words(error))
             report_warning(self._run, self._state, "no_clip_score", message)
 
-    def note_made(self, picture: Picture, facts: Mapping[str, str]) -> None:
-        """Count the score of a picture that an earlier process made; ``facts``: of its file."""
-        if self._run.job.clip_dir is None or CLIP_FACT not in facts:
-            return
-        near = facts.get(SIMILARITY_FACT)
-        score = Score(
-            clip=float(facts[CLIP_FACT]), similarity=None if near is None else float(near)
-        )
-        self._note(picture, score)
+    def keeps(self, picture: Picture, made: Score | None) -> bool:
+        """Count the score of a picture that an earlier process made.
+
+        False where another model gave it: the picture is to be made again. Called on rank 0.
+
+        Args:
+            picture: the picture.
+            made: its score; None where it has none.
+        """
+        folder = self._run.job.clip_dir
+        if folder is None or self._state.scoring.has_failed or made is None:
+            return True
+        with self._told(picture.step):
+            if made.model_digest != self._digest(folder):
+                return False
+            self._note(picture, made)
+        return True
+
+    def _digest(self, folder: str) -> str:
+        """Of the CLIP model in this folder; its files are read once."""
+        scoring = self._state.scoring
+        if scoring.digest is None:
+            scoring.digest = clip_digest(Path(folder))
+        return scoring.digest
 
     def _note(self, picture: Picture, score: Score) -> None:
         self._scores.setdefault(picture.shown, []).append(score)

@@ -119,6 +119,8 @@ class Scoring:
 
     scorer: "ClipScorer | None" = None
     """None before the first picture."""
+    digest: str | None = None
+    """Of the model's files; None before it is needed."""
     training_ND: torch.Tensor | None = None
     """The embeddings of training pictures, each of length 1; None before the first picture, and
     where the device had too little memory for them."""

@@ -24,7 +24,9 @@ _PATCH_PX: Final = 16
 ADAPTER_FACT: Final = "adapter_sha256"
 CLIP_FACT: Final = "clip_score"
 SIMILARITY_FACT: Final = "similarity"
-_NOT_COMPARED: Final = (ADAPTER_FACT, CLIP_FACT, SIMILARITY_FACT)
+CLIP_MODEL_FACT: Final = "clip_model_digest"
+"""Of the model that gave the score."""
+_NOT_COMPARED: Final = (ADAPTER_FACT, CLIP_FACT, CLIP_MODEL_FACT, SIMILARITY_FACT)
 """Facts that two pictures of the same weights need not both have: the adapter's file may be gone,
 and a score may have failed."""
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from services.api.paging import DIGITS
 from services.api.routing import TenantRoute
-from services.api.run_metrics.shapes import EvaluationLoss, Metrics, MetricSeries
+from services.api.run_metrics.shapes import ClipScores, EvaluationLoss, Metrics, MetricSeries
 from services.api.runs.lookup import find_run
 from services.api.scopes import needs
 from services.api.service import ServiceDep, TenantDep
@@ -48,12 +48,14 @@ def get_metrics(
             conn, tenant_id, run_id, wanted, newest_seq=newest_seq, points=points
         )
         measured = run_metrics.evaluations(conn, tenant_id, run_id)
+        scored = run_metrics.clip_scores(conn, tenant_id, run_id)
     return Metrics(
         run_id=run_id,
         names=known,
         every_nth_event=stride(newest_seq),
         series=[_series(name, [each for each in bins if each.name == name]) for name in wanted],
         evaluations=[EvaluationLoss(**asdict(each)) for each in measured],
+        clip_scores=[ClipScores(**asdict(each)) for each in scored],
     )
 
 

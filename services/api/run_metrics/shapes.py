@@ -29,6 +29,19 @@ class EvaluationLoss(Shape):
     high: float | None
 
 
+class ClipScores(Shape):
+    """CLIP scores of the pictures of a step that show the same weights."""
+
+    step: int
+    weights: Literal["trained", "ema", "base"]
+    mean: float | None
+    """Null, as the next two: it was not finite."""
+    min: float | None
+    max: float | None
+    similarity_mean: float | None
+    """Of the pictures to the nearest training picture; null: it was not measured."""
+
+
 class Metrics(Shape):
     """Numbers that training reports with its steps."""
 
@@ -43,3 +56,5 @@ class Metrics(Shape):
     evaluations: list[EvaluationLoss]
     """The newest 1,000 in order of steps; a step that was measured again counts once. Empty where
     the run measures none."""
+    clip_scores: list[ClipScores]
+    """The same of the CLIP scores of its pictures, for each kind of weights."""

@@ -12,41 +12,33 @@ _TYPE: Final = CLIP.text(
     "evaluation_type",
     None,
     "clip: each picture that is made while it trains gets the CLIP score of its prompt and its "
-    "similarity to the training pictures, in a local run.",
+    "similarity to the training pictures.",
 )
-_MODEL: Final = CLIP.text(
+CLIP_MODEL: Final = CLIP.text(
     "pretrained_evaluation_model_name_or_path",
     None,
-    "The folder or repository of the CLIP model that evaluation_type clip scores with, in "
-    "safetensors.",
+    "The CLIP model that evaluation_type clip scores with, in safetensors: in a local run its "
+    "folder or repository, in the service the name of one that its operator has installed.",
 )
 CLIP.unlike(
-    _MODEL,
+    CLIP_MODEL,
     "Without it nothing is scored: SimpleTuner's default, openai/clip-vit-large-patch14-336, is "
     "not downloaded.",
 )
 _NEEDS_MODEL: Final = (
     "no CLIP score is computed without pretrained_evaluation_model_name_or_path, which names the "
-    "folder or repository of a CLIP model."
-)
-_NOT_IN_SERVICE: Final = (
-    "no CLIP score is computed in the service, whose workers have no such model; a local run "
-    "(reverie train) computes it."
+    "CLIP model."
 )
 
 
 def with_clip_model(config: Options, pictures: Pictures | None) -> Pictures | None:
     """The pictures with the model that scores them, where the files ask for scores."""
-    model = (config[_MODEL] or "").strip() or None
+    model = (config[CLIP_MODEL] or "").strip() or None
     if not _is_wanted(config):
-        config.idle("without evaluation_type clip", _MODEL)
-        return pictures
-    if config.source == "http":
-        config.differs(_TYPE, _NOT_IN_SERVICE)
-        config.idle("in the service", _MODEL)
+        config.idle("without evaluation_type clip", CLIP_MODEL)
         return pictures
     if pictures is None:
-        config.idle("where no pictures are made while it trains", _TYPE, _MODEL)
+        config.idle("where no pictures are made while it trains", _TYPE, CLIP_MODEL)
         return None
     if model is None:
         config.differs(_TYPE, _NEEDS_MODEL)
