@@ -238,6 +238,7 @@ call 200 GET "/v1/runs/$run/checkpoints"
 has '"step":4'
 call 200 GET "/v1/runs/$run/samples"
 has '"path":"result/samples/0.png"'
+call 404 GET "/v1/runs/$run/preview" # only while a picture is sampled
 call 200 GET "/v1/runs/$run/artifacts?folder=result"
 call 307 GET "/v1/runs/$run/artifacts/result/pytorch_lora_weights.safetensors"
 link=$(header Location)

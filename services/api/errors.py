@@ -86,6 +86,12 @@ class VersionMismatchError(DomainError):
         super().__init__(f"The object has version {version} now. Get it again and decide anew.")
 
 
+class NoPreviewError(DomainError):
+    """The run samples no picture at the moment, or makes no previews."""
+
+    code = "no_preview"
+
+
 class NoResultError(DomainError):
     """The run has no result, or none yet."""
 

@@ -34,6 +34,7 @@ STATUS: Final[dict[type[DomainError], int]] = {
     api.SignatureRefusedError: 403,
     api.WrongKeyError: 403,
     domain.QuotaExceededError: 403,
+    api.NoPreviewError: 404,
     api.NoResultError: 404,
     domain.NotFoundError: 404,
     domain.DatasetIncompleteError: 409,

@@ -26,6 +26,8 @@ reverie runs samples run_… --to pictures
 
 reverie runs samples run_… --sheet sheet.png
 
+reverie runs samples run_… --preview coming.png
+
 reverie runs samples run_… --step 500 --name cat --to pictures"""
 
 _SHEET_SUFFIX: Final = ".png"
@@ -50,6 +52,14 @@ def samples(
             "base model first. Of many steps it shows some.",
         ),
     ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write what the picture that is being sampled is going to be, a PNG; with "
+            "validation_preview.",
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option(min=1, max=100, help="Pictures to show, where none are downloaded.")
     ] = 20,
@@ -69,6 +79,9 @@ def samples(
         )
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
+        if preview is not None:
+            _write_preview(client, run_id, preview, as_json=as_json)
+            return
         if to is None and sheet is None:
             asked = {"step": step, "name": name, "after": after}
             _show(client, run_id, limit=limit, asked=asked, as_json=as_json)
@@ -115,6 +128,19 @@ def _show(
     output.print_table(("STEP", "NAME", "WEIGHTS", "SIZE", "SEED", "PATH"), rows)
     if page.has_more:
         output.print_note(f"more: the same command with --after {page.next_cursor}")
+
+
+def _write_preview(client: "Client", run_id: str, file: Path, *, as_json: bool) -> None:
+    from services.client.download import download_preview
+    from trainer_core.disk import writing
+
+    with writing(file):
+        found = download_preview(client, run_id, file)
+    if as_json:
+        output.print_json(found)
+        return
+    done = f"step {found['sampler_step']} of {found['sampler_steps']} of its sampler"
+    output.print_facts({"preview": file, "of": found["picture"], "after": done})
 
 
 def _size(sample: "Sample") -> str:

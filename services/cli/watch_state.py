@@ -53,6 +53,8 @@ class WatchState:
     """Likewise of their similarities to the training pictures."""
     picture: str | None = None
     """The path of the newest one, among the artifacts of the run."""
+    preview: str | None = None
+    """Path of the picture that is being sampled, where there are previews of it."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -77,6 +79,9 @@ class WatchState:
                     self.warn(_text(warning))
             case "stage":
                 self.stage = data.get("stage") or self.stage
+                self.preview = None
+            case "preview" if isinstance(data.get("picture"), str):
+                self.preview = data["picture"]
             case "step":
                 self._take_step(event.step, data)
             case "eval":
@@ -101,6 +106,7 @@ class WatchState:
 
     def _set_status(self, status: str, data: Mapping[str, Any]) -> None:
         self.status = status
+        self.preview = None
         self.stage = data.get("stage")
         reason = data.get("reason")
         self.reason = _text(reason) if reason else None

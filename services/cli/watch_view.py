@@ -57,10 +57,17 @@ def _fact_of_step(state: WatchState, event: "Event", step_before: int) -> str | 
             return _measured_text(state, event)
         case "sample" if state.picture is not None and "path" in event.data:
             return f"picture {state.picture}"
+        case "preview" if state.preview is not None:
+            return f"preview of {_preview_text(state)}"
         case "step" if _is_worth_a_line(event.step, step_before, state.max_steps):
             facts = [_loss_text(_losses(state)), _speed_text(state)]
             return ", ".join(fact for fact in facts if fact)
     return None
+
+
+def _preview_text(state: WatchState) -> str:
+    """``samples/step-000100/cat….png: reverie runs samples run_… --preview FILE``."""
+    return f"{state.preview}: reverie runs samples {state.run_id} --preview FILE"
 
 
 def _measured_text(state: WatchState, event: "Event") -> str | None:
@@ -108,6 +115,8 @@ def render(state: WatchState, busy: RenderableType = "") -> RenderableType:
             grid.add_row(name, output.text_of(f"{_scores_text(scores)}, {weights} weights"))
     if state.picture is not None:
         grid.add_row("picture", output.text_of(state.picture))
+    if state.preview is not None:
+        grid.add_row("preview", output.text_of(_preview_text(state)))
     parts: list[RenderableType] = [grid]
     if state.reason:
         parts.append(output.text_of(state.reason, "red" if state.status == "failed" else "yellow"))

@@ -15,9 +15,10 @@ from services.client.client import Client
 from services.client.errors import DownloadFailedError
 from services.client.pages import every
 from services.client.retry import RETRIED_STATUSES
-from services.client.run_output_shapes import File, Sample
+from services.client.run_output_shapes import File, Preview, Sample
 from trainer_core.export.lycoris_layout import CONFIG_NAME
 from trainer_core.export.origin import ADAPTER_NAME, LIVE_FOLDER, Weights
+from trainer_core.whole_file import draft_of
 
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
 _AS_STORED: Final = {"Accept-Encoding": "identity"}
@@ -121,6 +122,25 @@ def download_adapter(
     names = [name for name in (ADAPTER_NAME, CONFIG_NAME) if chosen + name in files]
     wanted = [(files[chosen + name], to / name) for name in names]
     return _fetch_all(client, run_id, wanted, on_progress)
+
+
+def download_preview(client: Client, run_id: str, to: Path) -> Preview:
+    """Make the newest preview of the picture that a run is sampling a local file; its facts.
+
+    The file may be of a later step of the sampler than the facts. Raises ProblemError where the run
+    samples no picture or makes no previews, DownloadFailedError, and OSError.
+    """
+    found = client.get_preview(run_id)
+    try:
+        answer = httpx.get(found["url"], headers=_AS_STORED, timeout=_TIMEOUT)
+        answer.raise_for_status()
+    except httpx.HTTPError as error:  # its text may hold the signed URL
+        why = type(error).__name__
+        raise DownloadFailedError(f"the preview of {run_id} cannot be read ({why})") from None
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with draft_of(to) as draft:
+        draft.write_bytes(answer.content)
+    return found
 
 
 def download_samples(

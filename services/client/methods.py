@@ -113,6 +113,7 @@ class Calls:
     stream_logs = Streamed(run_output.stream_logs)
     get_metrics = Sent(run_output.get_metrics)
     list_samples = Sent(run_output.list_samples)
+    get_preview = Sent(run_output.get_preview)
     list_artifacts = Sent(run_output.list_artifacts)
     get_artifact = Sent(run_output.get_artifact)
 

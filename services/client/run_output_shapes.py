@@ -97,6 +97,26 @@ class Metrics(TypedDict):
     """The same, for each kind of weights."""
 
 
+class Preview(TypedDict):
+    """What the picture that is being sampled is going to be; its URL needs no key."""
+
+    object: Literal["preview"]
+    run_id: str
+    step: int
+    picture: str
+    """The path that the picture will have among the run's samples."""
+    name: str
+    """Of the prompt."""
+    weights: Literal["trained", "ema", "base"]
+    seed: int
+    width_px: int
+    height_px: int
+    sampler_step: int
+    sampler_steps: int
+    created_at: str
+    url: str
+
+
 class Sample(TypedDict):
     """A picture that the run made; its URL works for an hour and needs no key."""
 

@@ -61,12 +61,17 @@ def sample_of(event: ChildEvent) -> StoredSample:
     try:
         sample = _STORED.validate_python({"step": event.step, **facts})
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise ValueError(f"{'/'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ValueError(first_mistake(error)) from None
     # Lists are ordered by step, and pages of them begin behind a path.
     if int(sample.path.split("/")[1].removeprefix("step-")) != sample.step:
         raise ValueError("path: is of another step")
     return sample
+
+
+def first_mistake(error: ValidationError) -> str:
+    """Which fact of an event is wrong, and why; without its value."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    return f"{'/'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def without_file(event: ChildEvent) -> ChildEvent:

@@ -5,6 +5,7 @@ tenants/<tenant_id>/cache/<digest>/                                     a shard 
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/checkpoints/step-00000100/
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/result/
 tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/samples/<sha256>.png
+tenants/<tenant_id>/runs/<run_id>/attempts/<fence>/preview.png          the newest one
 probe/<time>-<random>                                                   see probing.py
 services/<service_id>/generation                                        see results/restored.py
 services/<service_id>/deletions/<deletion_id>                           a deletion's report
@@ -189,6 +190,11 @@ def result_prefix(tenant_id: str, run_id: str, fence: int) -> str:
 def sample_key(tenant_id: str, run_id: str, fence: int, sha256: str) -> str:
     """Key of a picture that an attempt made. Its name has letters that no key may have."""
     return f"{attempt_prefix(tenant_id, run_id, fence)}samples/{_digest(sha256)}.png"
+
+
+def preview_key(tenant_id: str, run_id: str, fence: int) -> str:
+    """Key of the newest preview of an attempt; each one replaces the one before."""
+    return f"{attempt_prefix(tenant_id, run_id, fence)}preview.png"
 
 
 def _tenant(tenant_id: str) -> str:

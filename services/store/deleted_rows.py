@@ -16,6 +16,7 @@ _ROWS_A_STEP: Final = 2000
 _OF_RUN: Final = (
     "run_logs",
     "run_samples",
+    "run_previews",
     "events",
     "checkpoints",
     "attempts",

@@ -40,6 +40,7 @@ from services.store import (
     run_events,
     run_limits,
     run_logs,
+    run_previews,
     run_samples,
     shards,
     usage,
@@ -180,7 +181,8 @@ class PostgresLedger:
     def event(self, run_id: str, fence: int, events: Sequence[ChildEvent]) -> None:
         """Store the child's events in order; updates the run's stage and step.
 
-        Those of pictures make rows of ``run_samples``.
+        Those of pictures make rows of ``run_samples``, and those of previews one of
+        ``run_previews``.
         """
         with self._database.transaction() as conn:
             run = _lock_held(conn, run_id, fence)
@@ -188,8 +190,12 @@ class PostgresLedger:
             if not events:
                 return  # nothing new: the reply to the first call was lost
             events = run_samples.record(conn, run, events)
+            entered = _stage_entered(events)
+            events = run_previews.record(conn, run, events, entered=entered)
+            if not events:
+                return  # a preview that replaced the one before
             step = max(event.step for event in events)
-            if (entered := _stage_entered(events)) is not None:
+            if entered is not None:
                 self._meter(conn, run, entered)
             shown = entered if entered is not None and run.status in _SHOWS_STAGES else run.stage
             best = _lowest_loss(events)

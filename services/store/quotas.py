@@ -42,6 +42,9 @@ _USED: Final = {
             UNION ALL
             SELECT size_bytes FROM run_samples WHERE run_samples.tenant_id = tenants.tenant_id
             UNION ALL
+            SELECT size_bytes FROM run_previews JOIN runs USING (run_id, fence)
+            WHERE run_previews.tenant_id = tenants.tenant_id AND lease_until IS NOT NULL
+            UNION ALL
             SELECT result_size_bytes FROM runs
             WHERE runs.tenant_id = tenants.tenant_id AND result_size_bytes IS NOT NULL
         ) AS stored)::bigint"""),

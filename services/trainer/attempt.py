@@ -39,6 +39,7 @@ from services.trainer.lease import (
 )
 from services.trainer.log_shipper import LogShipper
 from services.trainer.prepare import Prepared, prepare
+from services.trainer.previews import Previews
 from services.trainer.reporter import Reporter
 from services.trainer.samples import Samples
 from services.trainer.scratch_use import ScratchUse
@@ -192,18 +193,29 @@ def _run_child(
             adapter_files=_adapter_files(claim.plan["identity"]),
             checkpoint_bytes=None if newest is None else newest.files.size_bytes,
         )
-        with Feeder(
-            prepared.order,
-            EntryFetcher(held, prepared.shards_dir),
-            prepared.shards_dir,
-            limit_bytes=context.scratch_bytes,
-            from_step=prepared.from_step,
-            other_bytes=use.bytes_taken,
-            is_uploading=lambda: committer.is_busy,
-        ) as feeder:
-            samples = Samples(held, prepared.output_dir, start=committer.start, report=reporter.add)
+        with (
+            Feeder(
+                prepared.order,
+                EntryFetcher(held, prepared.shards_dir),
+                prepared.shards_dir,
+                limit_bytes=context.scratch_bytes,
+                from_step=prepared.from_step,
+                other_bytes=use.bytes_taken,
+                is_uploading=lambda: committer.is_busy,
+            ) as feeder,
+            Background(held.lease, "previews") as background,
+        ):
+            output_dir = prepared.output_dir
+            samples = Samples(held, output_dir, start=committer.start, report=reporter.add)
             outcome = Supervision(
-                held, child, feeder, reporter, committer, samples=samples, scratch_use=use
+                held,
+                child,
+                feeder,
+                reporter,
+                committer,
+                samples=samples,
+                previews=Previews(held, output_dir, start=background.start, report=reporter.add),
+                scratch_use=use,
             ).until_end()
     finally:
         child.kill()

@@ -7,6 +7,7 @@ from services.domain.ledger import ChildEvent
 from services.trainer.context import HeldRun
 from trainer_core.base_models.auxiliary import find_auxiliary
 from trainer_core.base_models.clip import check_clip_folder
+from trainer_core.base_models.tiny_autoencoder import check_tiny_folder
 from trainer_core.config.plan import Plan
 
 _NO_CLIP: Final = "No picture is scored: this worker does not have the CLIP model {name}."
@@ -26,6 +27,19 @@ def clip_folder(held: HeldRun, plan: Plan) -> Path | None:
     if folder is None:
         _warn(held, "no_clip_score", _NO_CLIP.format(name=name))
     return folder
+
+
+def autoencoder_folder(held: HeldRun, plan: Plan) -> Path | None:
+    """Of the Tiny AutoEncoder that decodes previews; None where the plan names none.
+
+    None, too, where this worker does not have it: the training process warns, and shows colours.
+    """
+    pictures = plan.operation.pictures
+    previews = None if pictures is None else pictures.previews
+    name = None if previews is None else previews.autoencoder
+    if name is None:
+        return None
+    return find_auxiliary(held.context.models_dir, name, check_tiny_folder)
 
 
 def _warn(held: HeldRun, code: str, message: str) -> None:

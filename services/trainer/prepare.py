@@ -16,7 +16,7 @@ from services.domain.starts import shown
 from services.objects.errors import ObjectCorruptError
 from services.objects.folders import get_folder
 from services.objects.local_files import sha256_of
-from services.trainer.auxiliary import clip_folder
+from services.trainer.auxiliary import autoencoder_folder, clip_folder
 from services.trainer.commits import WAITING_CHECKPOINTS
 from services.trainer.context import HeldRun
 from services.trainer.failures import AttemptFailedError, infra_failed
@@ -73,7 +73,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
     shards_dir.mkdir()
     checkpoint = _fetch_checkpoint(held, folder)
     start_dir = _fetch_start(held, folder) if checkpoint is None else None
-    clip_dir = clip_folder(held, plan)
+    clip_dir, autoencoder = clip_folder(held, plan), autoencoder_folder(held, plan)
     identity = plan.identity
     return Prepared(
         folder=folder,
@@ -88,6 +88,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
             start_from=None if start_dir is None else str(start_dir),
             pictures_made=claim.pictures,
             clip_dir=None if clip_dir is None else str(clip_dir),
+            preview_autoencoder=None if autoencoder is None else str(autoencoder),
             waiting_checkpoints=WAITING_CHECKPOINTS,
             shard_wait_s=_SHARD_WAIT_S,
             node_cache=held.context.node_cache,

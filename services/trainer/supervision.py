@@ -6,6 +6,7 @@ from typing import Final
 import structlog
 
 from services.domain.ledger import ChildEvent
+from services.domain.previews import PREVIEW
 from services.domain.samples import is_picture
 from services.metrics.progress import AttemptProgress
 from services.trainer.child import Child
@@ -13,6 +14,7 @@ from services.trainer.commits import Committer
 from services.trainer.context import HeldRun
 from services.trainer.failures import AttemptFailedError
 from services.trainer.feeder import Feeder
+from services.trainer.previews import Previews
 from services.trainer.reporter import Reporter
 from services.trainer.samples import Samples
 from services.trainer.scratch_use import ScratchUse
@@ -46,6 +48,7 @@ class Supervision:
         committer: Committer,
         *,
         samples: Samples,
+        previews: Previews,
         scratch_use: ScratchUse,
     ) -> None:
         self._held = held
@@ -55,6 +58,7 @@ class Supervision:
         self._reporter = reporter
         self._committer = committer
         self._samples = samples
+        self._previews = previews
         self._scratch_use = scratch_use
         self._progress = AttemptProgress(held.from_step)
         self._times = AttemptTimes()
@@ -107,6 +111,9 @@ class Supervision:
             self._samples.take(ChildEvent(type=event.name, step=event.step, data=data))
             return
         data = {name: value for name, value in event.data.items() if name not in _LOCAL_PATHS}
+        if event.name == PREVIEW:  # without its number, too: most of them are left out
+            self._previews.take(ChildEvent(type=event.name, step=event.step, data=data))
+            return
         if event.name == "stage":
             self._lease.budget.enter(str(event.data.get("stage")))
         if event.name in OUTCOMES:

@@ -33,6 +33,7 @@ CLIP = "someone/clip"
 """Among the models of the operator."""
 PICTURES = {
     "validation_step_interval": 15,
+    "validation_preview": True,
     "evaluation_type": "clip",
     "pretrained_evaluation_model_name_or_path": CLIP,
 }

@@ -15,6 +15,7 @@ from services.store import gpu_classes, measured, quotas, tenants
 from services.store.database import Database
 from services.store.datasets import FileFacts
 from tests.support.fleet import Fleet
+from tests.support.previews import tiny_autoencoder
 from tests.support.run_requests import run_requests
 from tests.support.service import database_of, new_tenant, run_request
 from tests.support.tenant import Json, Tenant
@@ -139,29 +140,48 @@ def test_notices_are_fields_in_three_groups_and_no_credential_is_stored(
     assert not any("not-a-" in text for (text,) in stored)
 
 
-def test_a_clip_model_is_one_that_the_operator_has(
-    tenant: Tenant, datasets: dict[str, str], models_dir: Path
+@pytest.mark.parametrize(
+    ("option", "asked", "kind", "write"),
+    [
+        (
+            "--pretrained_evaluation_model_name_or_path",
+            {"evaluation_type": "clip"},
+            "CLIP model",
+            write_tiny_clip,
+        ),
+        (
+            "validation_preview_autoencoder",
+            {"validation_preview": True},
+            "Tiny AutoEncoder",
+            lambda folder: tiny_autoencoder(4).save_pretrained(folder),
+        ),
+    ],
+)
+def test_a_model_of_pictures_is_one_that_the_operator_has(
+    option: str,
+    asked: Json,
+    kind: str,
+    write: Callable[[Path], object],
+    *,
+    tenant: Tenant,
+    datasets: dict[str, str],
+    models_dir: Path,
 ) -> None:
-    model = "--pretrained_evaluation_model_name_or_path"
-    asked = {"validation_step_interval": 2, "evaluation_type": "clip"}
-
     def problems(name: str) -> list[Json]:
-        request = run_request(datasets, **asked, **{model: name})
+        request = run_request(datasets, validation_step_interval=2, **asked, **{option: name})
         return list(validated(tenant, request)["problems"])
 
-    (none_yet,) = problems("someone/clip")
-    assert none_yet["pointer"] == f"/config/{model}"
-    assert none_yet["message"] == (
-        "The service has no CLIP model someone/clip. Its operator has none."
-    )
-    write_tiny_clip(models_dir / "someone/clip")
+    (none_yet,) = problems("someone/small")
+    assert none_yet["pointer"] == f"/config/{option}"
+    told = f"The service has no {kind} someone/small. Its operator has none."
+    assert none_yet["message"] == told
+    write(models_dir / "someone/small")
     try:
-        assert problems("someone/clip") == []
-        for name in ("someone/other", "../models/someone/clip", "hidream-tiny"):
+        assert problems("someone/small") == []
+        for name in ("someone/other", "../models/someone/small", "hidream-tiny"):
             (unknown,) = problems(name)
-            assert unknown["message"] == (
-                f"The service has no CLIP model {name}. It has someone/clip."
-            )
+            told = f"The service has no {kind} {name}. It has someone/small."
+            assert unknown["message"] == told
     finally:
         shutil.rmtree(models_dir / "someone")
 

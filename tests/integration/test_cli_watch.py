@@ -120,6 +120,19 @@ def test_similarities_to_the_training_pictures_have_rows_too() -> None:
     )
 
 
+def test_a_preview_is_told_once_a_picture_and_goes_with_its_stage() -> None:
+    first = event("preview", 2, picture="samples/step-000002/cat-64x48-42.png", name="cat")
+    state = state_after(event("stage", 2, stage="sampling"), first)
+
+    way = f"reverie runs samples {state.run_id} --preview FILE"
+    assert "samples/step-000002/cat-64x48-42.png" in shown(state)
+    assert plain_line(state, first, 2) == (
+        f"step 2/100: preview of samples/step-000002/cat-64x48-42.png: {way}"
+    )
+    state.apply(event("stage", 2, stage="training"))
+    assert "cat-64x48-42" not in shown(state)
+
+
 def test_panel_shows_why_a_run_failed_and_escapes_text_of_tenants() -> None:
     reason = {"code": "bad_image", "category": "user", "message": "[red]a.jpg[/] is truncated"}
     text = shown(state_after(event("run.failed", stage=None, reason=reason)))

@@ -134,6 +134,13 @@ def _fill_every_table(ada: Deleting) -> None:
         run_id,
     )
     ada.do(
+        "INSERT INTO run_previews (tenant_id, run_id, fence, step, picture, name, weights, seed,"
+        " width_px, height_px, sampler_step, sampler_steps, size_bytes)"
+        " VALUES (%s, %s, 1, 1, 'samples/step-1/x.png', '', 'base', 1, 1, 1, 1, 1, 1)",
+        tenant_id,
+        run_id,
+    )
+    ada.do(
         "INSERT INTO run_logs (tenant_id, run_id, start_byte, num_bytes, fence, text)"
         " VALUES (%s, %s, 0, 2, 1, 'hi')",
         tenant_id,

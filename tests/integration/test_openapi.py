@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from services.domain.ledger import ChildEvent
 from services.objects.open import open_store
 from services.secrets.envelope import Envelope
 from services.settings.env import Settings
@@ -33,6 +34,7 @@ from tests.integration.openapi_fuzz.command import Fuzzed, Spare, fuzz
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.finished_runs import finish
 from tests.support.fleet import Fleet
+from tests.support.run_samples import png, preview_event
 from tests.support.runs import TenantDatabase, plan
 from tests.support.service import push_unread, run_request
 from tests.support.tenant import Json, Tenant
@@ -70,6 +72,9 @@ def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFact
     database = Database(fleet.env["REVERIE_DATABASE_URL"], max_size=2)
     try:
         ada = TenantDatabase.new(database)
+        sampling = ada.held()
+        stage = ChildEvent(type="stage", step=0, data={"stage": "sampling"})
+        ada.ledger.event(sampling.run_id, sampling.fence, [stage, preview_event(0, png())])
         with database.transaction() as conn:
             gpu_classes.set_price(conn, "cpu", price_micros_per_hour=1, currency="EUR")
             owners = {"ada": ada.tenant_id, "grace": tenants.create_tenant(conn, "grace")}
@@ -100,6 +105,7 @@ def target(fleet_of: Callable[..., Fleet], tmp_path_factory: pytest.TempPathFact
                 ],
                 member_id=members.create(conn, ada.tenant_id, name="bob", role="owner").member_id,
                 deleted_run_id=over,
+                sampling_run_id=sampling.run_id,
                 deleted_dataset_id=unused.dataset_id,
                 deletion_id=deletion.deletion_id,
                 webhook_id=webhook.webhook_id,

@@ -22,6 +22,7 @@ from services.domain.errors import LeaseLostError
 from services.domain.fair_share import AGING, HALF_LIFE
 from services.domain.ids import new_id
 from services.domain.ledger import (
+    ChildEvent,
     Claim,
     LedgerDownError,
     Outcome,
@@ -31,14 +32,20 @@ from services.domain.ledger import (
 from services.domain.quotas import Quotas
 from services.objects.errors import ObjectMissingError, ObjectStoreRefusedError
 from services.objects.folders import get_folder, put_folder
-from services.objects.keys import checkpoint_prefix, result_prefix, sample_key, upload_key
+from services.objects.keys import (
+    checkpoint_prefix,
+    preview_key,
+    result_prefix,
+    sample_key,
+    upload_key,
+)
 from services.remote.objects import LARGEST_FILE_BYTES
 from services.remote.session import Held
-from services.store import offers, operator_keys, run_samples, worker_keys
+from services.store import offers, operator_keys, run_previews, run_samples, worker_keys
 from tests.support import api_keys
 from tests.support.boxes import Box
 from tests.support.fleet import Fleet
-from tests.support.run_samples import png, sample_event, write_sample
+from tests.support.run_samples import png, preview_event, sample_event, write_sample
 from tests.support.runs import LEASE, TenantDatabase
 from tests.support.service import database_of
 
@@ -119,6 +126,15 @@ def test_a_box_finishes_what_the_dispatcher_offers_it(
         listed = run_samples.find(conn, tenant_db.tenant_id, run_id, path)
     assert listed is not None
     assert (listed.fence, listed.sha256, listed.step) == (fence, sha256, 6)
+
+    box.objects.put_file(preview_key(claim.tenant_id, run_id, fence), local)
+    box.objects.put_file(preview_key(claim.tenant_id, run_id, fence), local)  # replaced
+    sampling = ChildEvent(type="stage", step=6, data={"stage": "sampling"})
+    box.ledger.event(run_id, fence, [sampling, preview_event(6, png())])
+    with tenant_db.database.transaction() as conn:
+        preview = run_previews.find(conn, tenant_db.tenant_id, run_id)
+    assert preview is not None
+    assert (preview.fence, preview.step) == (fence, 6)
 
     result = put_folder(box.objects, result_prefix(claim.tenant_id, run_id, fence), folder)
     box.ledger.commit_result(run_id, fence, result, step=9)

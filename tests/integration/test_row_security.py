@@ -36,7 +36,7 @@ def test_a_connection_without_a_tenant_sees_no_row_of_any_tenant(
         ).fetchall()
     assert {name for (name,) in secured} == {name for name, _ in tables}
     readable = [name for name, is_readable in tables if is_readable]
-    assert len(readable) == 27
+    assert len(readable) == 28
     with psycopg.connect(rows_url, options=f"-c role={ROLE}", autocommit=True) as conn:
         for name in readable:
             count = f"SELECT count(*) FROM {name}".encode()

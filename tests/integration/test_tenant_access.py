@@ -38,6 +38,7 @@ from services.store import (
     run_lists,
     run_logs,
     run_metrics,
+    run_previews,
     run_samples,
     runs,
     secrets,
@@ -143,6 +144,7 @@ READS: dict[str, Call] = {
     "run_metrics.names": lambda c, r: run_metrics.names(
         c, r.ada, r.over.run_id, newest_seq=10
     ),
+    "run_previews.find": lambda c, r: run_previews.find(c, r.ada, r.sampling.run_id),
     "run_samples.find": lambda c, r: run_samples.find(c, r.ada, r.over.run_id, sample_path(5)),
     "run_samples.page": lambda c, r: run_samples.page(
         c, r.ada, r.over.run_id, step=None, name=None, after=None, limit=10

@@ -11,7 +11,7 @@ import pytest
 
 from services.domain.ids import new_id
 from services.domain.starts import StartObject, StoredStart
-from services.objects.keys import upload_key
+from services.objects.keys import preview_key, upload_key
 from services.objects.open import open_store
 from services.settings.env import Settings
 from tests.integration.trainer_supervisor_host import (
@@ -22,6 +22,7 @@ from tests.integration.trainer_supervisor_host import (
 )
 from tests.support.damage import flip
 from tests.support.postgres import PostgresServer
+from tests.support.run_samples import png, sample_path
 
 
 @pytest.fixture
@@ -42,6 +43,24 @@ def test_a_run_is_trained_and_committed(host: TrainerHost) -> None:
     assert not {name for name in environment if name.startswith(("REVERIE_D", "HF_TOKEN", "AWS_"))}
     assert "path" not in host.events("checkpoint")[0][1]  # nothing of this machine's disk
     assert list((host.folder / "scratch").glob("wrk_*")) == []
+
+
+def test_a_preview_is_stored_while_the_training_process_goes_on(host: TrainerHost) -> None:
+    store = open_store(Settings.from_env(host.env))
+    key = preview_key(host.tenant_id, host.run_id, 1)
+    holder = host.start("preview")
+
+    row = "SELECT fence, step, sampler_step FROM run_previews WHERE run_id = %(run_id)s"
+    wait_until(lambda: host.ask(row), what=lambda: f"a preview; {host.logs()}")
+    assert host.ask(row) == [(1, 5, 1)]
+    assert store.get_bytes(key, limit_bytes=1 << 20) == png((5, 0, 0))
+    assert host.run()["stage"] == "sampling"
+    holder.send_signal(signal.SIGTERM)
+    assert host.end_of(holder) == 0
+
+    assert [attempt[0] for attempt in host.attempts()] == ["stopped"], host.logs()
+    ((step, told),) = host.events("preview")
+    assert (step, told["picture"], told.get("path")) == (5, sample_path(5), None)
 
 
 def test_sigterm_commits_and_the_next_worker_resumes(host: TrainerHost) -> None:

@@ -78,6 +78,20 @@ class Training:
         write_sample(self.output, event, body)
         self.emit(event.type, step, **event.data)
 
+    def preview(self, step: int) -> None:
+        """A preview of a picture that is sampled for ever, which a stop ends."""
+        sys.path.insert(0, str(Path(__file__).parents[2]))  # it is started by its path
+        from tests.support.run_samples import png, preview_event
+
+        body = png((step, 0, 0))
+        self.emit("stage", step, stage="sampling")
+        (self.output / "samples").mkdir()
+        (self.output / "samples/preview.png").write_bytes(body)
+        event = preview_event(step, body, path="samples/preview.png")
+        self.emit(event.type, step, **event.data)
+        while self.requested() != "stop":
+            time.sleep(0.02)
+
     def wait_until_stored(self) -> None:
         limit = self.job["waiting_checkpoints"]
         while len(list(self.output.glob("checkpoints/step-*"))) >= limit:
@@ -142,6 +156,8 @@ class Training:
                 # Without a line feed, and at once dead.
                 os.write(1, b"Traceback (most recent call last): rv_" + b"s" * 40)
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "preview":
+                self.preview(5)
             case "flood":
                 line = b"%07d " + b"x" * 91 + b"\n"
                 for number in range(0, FLOOD_LINES, 1000):

@@ -122,6 +122,7 @@ ROUTES: Final[dict[str, Row]] = {
     "GET /v1/runs/{run_id}/logs": reads("runs:read"),
     "GET /v1/runs/{run_id}/metrics": reads("runs:read"),
     "GET /v1/runs/{run_id}/samples": reads("runs:read"),
+    "GET /v1/runs/{run_id}/preview": reads("runs:read", own=404),  # it samples no picture
     "GET /v1/runs/{run_id}/artifacts": reads("runs:read"),
     "GET /v1/runs/{run_id}/artifacts/{path}": reads("runs:read", own=404),  # it has no result
     "GET /v1/runs/{run_id}/result": reads("runs:read", own=404),

@@ -48,6 +48,22 @@ def sample_event(
     return ChildEvent(type="sample", step=step, data={**facts, **changes})
 
 
+def preview_event(step: int, body: bytes, sampler_step: int = 1, **changes: Any) -> ChildEvent:
+    """The event of a stored preview of 64 by 48 px; ``changes`` as for ``sample_event``."""
+    facts: dict[str, Any] = {
+        "picture": sample_path(step),
+        "name": "cat",
+        "weights": "trained",
+        "seed": 42,
+        "width_px": 64,
+        "height_px": 48,
+        "sampler_step": sampler_step,
+        "sampler_steps": 4,
+        "size_bytes": len(body),
+    }
+    return ChildEvent(type="preview", step=step, data={**facts, **changes})
+
+
 def write_sample(output_dir: Path, event: ChildEvent, body: bytes) -> Path:
     """The file where the event says it is."""
     path = output_dir / str(event.data["path"])

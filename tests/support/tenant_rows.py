@@ -39,7 +39,7 @@ from services.store.scoped_database import ScopedDatabase
 from services.store.webhooks import Webhook
 from tests.support.api_keys import KEY_PEPPER
 from tests.support.postgres import PostgresServer
-from tests.support.run_samples import png, sample_event
+from tests.support.run_samples import png, preview_event, sample_event
 from tests.support.runs import TenantDatabase, checkpoint_at, result_of
 
 LIMIT: Final = timedelta(seconds=10)
@@ -58,6 +58,8 @@ class Rows:
     queued: Run
     paused: Run
     over: Run
+    sampling: Run
+    """It is making a picture, of which there is a preview."""
     dataset_id: str
     batch_id: str
     publication_id: str
@@ -89,6 +91,9 @@ def rows_of(database: Database) -> Rows:
     printed = Printed(start_byte=0, num_bytes=6, text="hello\n")
     tenant.ledger.log(claim.run_id, claim.fence, printed)
     tenant.ledger.commit_result(claim.run_id, claim.fence, result_of(claim), step=100)
+    sampling = tenant.held()
+    stage = ChildEvent(type="stage", step=0, data={"stage": "sampling"})
+    tenant.ledger.event(sampling.run_id, sampling.fence, [stage, preview_event(0, png())])
     ada = (tenant.tenant_id,)
     paused = tenant.claimable()
     with database.transaction() as conn:
@@ -137,6 +142,7 @@ def rows_of(database: Database) -> Rows:
         queued=queued,
         paused=tenant.run(paused.run_id),
         over=tenant.run(claim.run_id),
+        sampling=tenant.run(sampling.run_id),
         dataset_id=queued.datasets["photos"],
         batch_id=batch.batch_id,
         publication_id=published.publication_id,

@@ -290,7 +290,7 @@ def test_the_service_tells_that_it_shows_no_further_adapter() -> None:
     assert text.startswith("validation_adapter_path: in the service pictures show what is trained")
 
 
-def test_the_service_tells_that_it_makes_no_previews() -> None:
+def test_the_service_has_the_same_previews() -> None:
     asked = {
         "validation_preview": True,
         "validation_preview_steps": 5,
@@ -299,10 +299,5 @@ def test_the_service_tells_that_it_makes_no_previews() -> None:
     found = import_small({**EVERY_2, **asked})
 
     assert found.plan.operation.pictures is not None
-    assert found.plan.operation.pictures.previews is None
-    told = [t for t in texts_of(found.notices, "differs") if t.startswith("validation_preview")]
-    assert told == [
-        "validation_preview: the service makes no previews; a local run (reverie train) does."
-    ]
-    names = "validation_preview_steps, validation_preview_autoencoder"
-    assert f"{names}: has no effect in the service." in texts_of(found.notices, "no_effect")
+    assert found.plan.operation.pictures.previews == previews_of(asked)
+    assert not any("validation_preview" in each.option for each in found.notices)

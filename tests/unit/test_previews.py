@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from services.trainer import previews as stored_previews
 from tests.support.pictures import png_text
 from tests.support.previews import tiny_autoencoder
 from trainer_core.config.plan import PictureSize, Sampler
@@ -179,6 +180,7 @@ def test_a_preview_replaces_the_one_before_and_goes(tmp_path: Path) -> None:
     killed.write_bytes(b"half a pic")
     for colour in ("red", "blue"):
         write_preview(tmp_path, Image.new("RGB", (8, 4), colour), {"picture": "a.png"})
+        assert tuple(previews.FILE.split("/")) == stored_previews.FILE
         with Image.open(tmp_path / previews.FILE) as image:
             assert image.getpixel((0, 0)) == Image.new("RGB", (1, 1), colour).getpixel((0, 0))
             text = png_text(image)

@@ -22,7 +22,8 @@ from services.api.artifacts.listing import (
     folders_of,
     place_of_sample,
 )
-from services.api.artifacts.shapes import Sample
+from services.api.artifacts.shapes import Preview, Sample
+from services.api.errors import NoPreviewError
 from services.api.paging import DIGITS, Limit, Page, page_of
 from services.api.routing import TenantRoute
 from services.api.runs.downloads import EXPIRES_S, signed_file
@@ -32,11 +33,16 @@ from services.api.scopes import needs
 from services.api.service import Service, ServiceDep, TenantDep
 from services.api.shapes import RunId, in_utc
 from services.domain.errors import NotFoundError
-from services.store import run_samples
+from services.objects.keys import preview_key
+from services.store import run_previews, run_samples
 from services.store.run_rows import Run
 
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=TenantRoute)
 
+_PREVIEW_FACTS: Final = (
+    "step", "picture", "name", "weights", "seed", "width_px", "height_px", "sampler_step",
+    "sampler_steps",
+)  # fmt: skip
 _SAMPLE_FACTS: Final = (
     "step", "prompt", "name", "weights", "width_px", "height_px", "seed", "sampler_steps",
     "guidance",
@@ -154,6 +160,27 @@ def list_samples(  # noqa: PLR0917 - a route is called by name
 
     found: list[StoredFile | run_samples.Sample] = [*islice(in_result, limit + 1), *rows]
     return page_of(found[: limit + 1], limit, shape, lambda each: each.path)
+
+
+@router.get(
+    "/runs/{run_id}/preview", openapi_extra=needs("runs:read", NotFoundError, NoPreviewError)
+)
+def get_preview(run_id: RunId, service: ServiceDep, tenant_id: TenantDep) -> Preview:
+    """Of the picture that the run is sampling; 404 ``no_preview`` while it samples none."""
+    with service.database.transaction(tenant_id) as conn:
+        find_run(conn, tenant_id, run_id)
+        found = run_previews.find(conn, tenant_id, run_id)
+    if found is None:
+        raise NoPreviewError(
+            "There is a preview only while a picture is sampled, of a run with validation_preview."
+        )
+    key = preview_key(tenant_id, run_id, found.fence)
+    return Preview(
+        run_id=run_id,
+        **{name: getattr(found, name) for name in _PREVIEW_FACTS},
+        created_at=in_utc(found.created_at),
+        url=service.objects.sign_get(key, expires_s=EXPIRES_S),
+    )
 
 
 def _sample(service: Service, run: Run, file: StoredFile, facts: Mapping[str, Any]) -> Sample:

@@ -6,6 +6,30 @@ from typing import Literal
 from services.api.shapes import Shape
 
 
+class Preview(Shape):
+    """What the picture that is being sampled is going to be; the URL works for an hour."""
+
+    object: Literal["preview"] = "preview"
+    run_id: str
+    step: int
+    """Optimizer steps that were done; 0: before the first one."""
+    picture: str
+    """The path that the picture will have among the run's samples."""
+    name: str
+    """Of the prompt."""
+    weights: Literal["trained", "ema", "base"]
+    seed: int
+    width_px: int
+    """Of the preview, as the height."""
+    height_px: int
+    sampler_step: int
+    """After which step of the sampler it was made, of ``sampler_steps``."""
+    sampler_steps: int
+    created_at: datetime
+    url: str
+    """Leads to the newest preview of this attempt: a later one replaces the file."""
+
+
 class Sample(Shape):
     """A picture that the run made; the URL works for an hour and needs no key."""
 

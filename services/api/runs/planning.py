@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from services.api.errors import DatasetRejectedError, InvalidPlanError
 from services.api.pointers import json_pointer
-from services.api.runs.auxiliary import about_clip_model
+from services.api.runs.auxiliary import about_auxiliary
 from services.api.runs.limits import KnownLimits, about_limits, find_known_limits, gpu_seconds
 from services.api.runs.notices import as_json, bounded, warnings_of
 from services.api.runs.shapes import RunCheck, RunRequest
@@ -26,7 +26,6 @@ from trainer_core.base_models.describe import BaseModel
 from trainer_core.config.plan import Plan
 from trainer_core.config.plan.problems import Notice, PlanError
 from trainer_core.config.plan.work import expected_px, work_of
-from trainer_core.config.simpletuner.clip import CLIP_MODEL
 from trainer_core.config.simpletuner.importer import Imported, import_run
 from trainer_core.config.simpletuner.other_backend_keys import without_credentials
 from trainer_core.config.simpletuner.reading import option_name
@@ -180,8 +179,8 @@ def examine(service: Service, request: RunCheck, known: Known) -> Examined:
         if is_wanted and relaying is None:
             notices = [*notices, _not_relayed(request)]
         problems += _about_device(request, imported, settings)
-        problems += about_clip_model(
-            imported.plan, settings.models_dir, _option(request, CLIP_MODEL.name)
+        problems += about_auxiliary(
+            imported.plan, settings.models_dir, lambda name: _option(request, name)
         )
         if request.datasets is not None:
             problems += _about_assignment(request.datasets, imported)

@@ -5,7 +5,7 @@ from urllib.parse import quote
 import httpx
 
 from services.client.call import Call, StreamCall, get, page, part
-from services.client.run_output_shapes import File, LogPiece, Metrics, Sample
+from services.client.run_output_shapes import File, LogPiece, Metrics, Preview, Sample
 from services.client.shapes import Attempt, Page
 
 
@@ -59,6 +59,11 @@ def list_samples(
     """
     query = {"limit": limit, "step": step, "name": name, "after": after}
     return page(f"/v1/runs/{part(run_id)}/samples", query)
+
+
+def get_preview(run_id: str) -> Call[Preview]:
+    """Of the picture that the run is sampling; refused with ``no_preview`` where it has none."""
+    return get(f"/v1/runs/{part(run_id)}/preview")
 
 
 def list_artifacts(

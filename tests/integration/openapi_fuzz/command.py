@@ -74,6 +74,8 @@ class Spare:
     key_ids: list[str]
     """Of the first tenant."""
     deleted_run_id: str
+    sampling_run_id: str
+    """Of a run that has a preview."""
     """Of the first tenant, and so is what follows."""
     deleted_dataset_id: str
     deletion_id: str

@@ -26,6 +26,7 @@ from tests.integration.openapi_fuzz.refusals import FOR_OPERATORS, REFUSALS, nev
 _UNKNOWN_HEADER: Final = "x-schemathesis-unknown-property"
 _NEEDED: Final = {
     os.environ["FUZZ_FINISHED_RUN"],
+    SPARE["sampling_run_id"],
     SPARE["webhook_id"],
     LARGE_UPLOAD["dataset_id"],
     *RUN_REQUEST["datasets"].values(),
@@ -81,6 +82,8 @@ def map_case(context: HookContext, case: Case) -> Case:
                 case.path_parameters["run_id"] = os.environ["FUZZ_FINISHED_RUN"]
             case "GET /v1/runs/{run_id}/result", _:
                 case.path_parameters["run_id"] = os.environ["FUZZ_FINISHED_RUN"]
+            case "GET /v1/runs/{run_id}/preview", _:
+                case.path_parameters["run_id"] = SPARE["sampling_run_id"]
             case "GET /v1/runs/{run_id}/diff", _:
                 case.path_parameters["run_id"] = os.environ["FUZZ_FINISHED_RUN"]
                 case.query["against"] = os.environ["FUZZ_FINISHED_RUN"]

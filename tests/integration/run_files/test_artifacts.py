@@ -10,11 +10,13 @@ from typer.testing import CliRunner, Result
 
 from services.cli.connection import Invocation
 from services.cli.program import app
-from services.domain.ledger import Claim
+from services.domain.ledger import ChildEvent, Claim
+from services.objects.keys import preview_key
+from services.objects.port import ObjectStore
 from tests.integration.run_files.contents import PICTURE, RESULT, STEPS
 from tests.support.fleet import Fleet
 from tests.support.proxy import FaultProxy
-from tests.support.run_samples import png, sample_path
+from tests.support.run_samples import png, preview_event, sample_path
 from tests.support.runs import TenantDatabase
 from tests.support.tenant import Json
 
@@ -195,6 +197,41 @@ def test_the_command_lists_and_downloads_samples_and_puts_them_on_one_page(
     assert (wrong.exit_code, "has to end in .png" in wrong.stderr) == (2, True)
     none = run_command(fleet, key, "samples", claim.run_id, "--step", "7", "--to", str(to))
     assert "has no such pictures" in str(none.exception)
+
+
+def test_the_newest_preview_is_fetched_while_a_picture_is_sampled(
+    fleet: Fleet,
+    http: httpx.Client,
+    key: str,
+    *,
+    tenant_db: TenantDatabase,
+    objects: ObjectStore,
+    tmp_path: Path,
+) -> None:
+    claim = tenant_db.held()
+    path, file = f"/v1/runs/{claim.run_id}/preview", tmp_path / "new" / "coming.png"
+    answer = http.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (404, "no_preview")
+    none = run_command(fleet, key, "samples", claim.run_id, "--preview", str(file))
+    assert (none.exit_code, file.exists()) == (1, False)
+
+    stage = ChildEvent(type="stage", step=4, data={"stage": "sampling"})
+    for sampler_step in (1, 3):
+        body = png((sampler_step, 0, 0))
+        objects.put_bytes(preview_key(claim.tenant_id, claim.run_id, claim.fence), body)
+        event = preview_event(4, body, sampler_step)
+        events = [stage, event] if sampler_step == 1 else [event]
+        tenant_db.ledger.event(claim.run_id, claim.fence, events)
+        found = http.get(path).json()
+        facts = ("step", "picture", "name", "weights", "width_px", "height_px", "sampler_steps")
+        assert [found[each] for each in facts] == [4, *(event.data[each] for each in facts[1:])]
+        assert found["sampler_step"] == sampler_step
+        assert httpx.get(found["url"]).content == body
+        written = run_command(fleet, key, "samples", claim.run_id, "--preview", str(file))
+        assert written.exit_code == 0, written.output
+        assert f"step {sampler_step} of 4 of its sampler" in written.stdout
+        assert file.read_bytes() == body
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_a_run_without_files_has_empty_lists(http: httpx.Client, tenant_db: TenantDatabase) -> None:

@@ -128,8 +128,8 @@ _TIME_SHARE: Final[Option[float | None]] = PICTURES.number(
 _PREVIEW: Final = PICTURES.flag(
     "validation_preview",
     False,
-    "In a local run: while a picture is sampled, samples/preview.png below the output folder shows "
-    "what it is going to be. The service makes no previews.",
+    "While a picture is sampled, a preview shows what it is going to be: samples/preview.png below "
+    "the output folder, and GET /v1/runs/{id}/preview in the service.",
 )
 PICTURES.unlike(
     _PREVIEW,
@@ -142,12 +142,13 @@ _PREVIEW_STEPS: Final = PICTURES.integer(
     at_least=1,
     at_most=MAX_STEPS,
 )
-_PREVIEW_DECODER: Final = PICTURES.text(
+PREVIEW_DECODER: Final = PICTURES.text(
     "validation_preview_autoencoder",
     None,
     "Reverie's own, with validation_preview: a Tiny AutoEncoder of the base model's VAE, which "
     "shows more than colours: the folder of diffusers' AutoencoderTiny in safetensors, or the name "
-    "of a model in the Hub's cache on this machine, such as madebyollin/taef1 for HiDream-I1.",
+    "of a model in the Hub's cache on this machine, such as madebyollin/taef1 for HiDream-I1. In "
+    "the service the name of one that its operator has installed.",
 )
 _ADAPTER: Final = PICTURES.text(
     "validation_adapter_path",
@@ -241,7 +242,7 @@ _OF_PICTURES: Final[tuple[Option[Any], ...]] = (
     _TIME_SHARE,
     _PREVIEW,
     _PREVIEW_STEPS,
-    _PREVIEW_DECODER,
+    PREVIEW_DECODER,
     _ADAPTER,
     _ADAPTER_STRENGTH,
     _ADAPTER_MODE,
@@ -311,17 +312,13 @@ def pictures_of(
 
 def _previews_of(config: Options) -> Previews | None:
     if not config[_PREVIEW]:
-        _tell_idle(config, "without validation_preview", _PREVIEW_STEPS, _PREVIEW_DECODER)
-        return None
-    if config.source == "http":
-        config.differs(_PREVIEW, "the service makes no previews; a local run (reverie train) does.")
-        _tell_idle(config, "in the service", _PREVIEW_STEPS, _PREVIEW_DECODER)
+        _tell_idle(config, "without validation_preview", _PREVIEW_STEPS, PREVIEW_DECODER)
         return None
     if config[_PREVIEW_STEPS] > config[STEPS]:
         why = f"with validation_preview_steps above the {config[STEPS]} steps of the sampler"
         config.idle(why, _PREVIEW)
         return None
-    autoencoder = (config[_PREVIEW_DECODER] or "").strip() or None
+    autoencoder = (config[PREVIEW_DECODER] or "").strip() or None
     return Previews(steps=config[_PREVIEW_STEPS], autoencoder=autoencoder)
 
 
