@@ -70,7 +70,7 @@ def run_until_signal(
         _serve(service, console, follower)
     finally:
         service.stop()
-        if follower is not None and service.has_fresh_logs():
+        if follower is not None:
             follower.close()
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -82,9 +82,9 @@ def run_until_signal(
 
 
 def _serve(service: EmbeddedService, console: Console, follower: LogFollower | None) -> None:
-    """Wait for the end in short intervals, so that signals are handled."""
-    followed = welcomed = stopping = False
-    while service.is_running():
+    """Wait until the service ends by itself, or is asked to stop."""
+    followed = welcomed = False
+    while service.is_running() and not service.is_stopping():
         service.wait(0.2)
         if follower is not None and not followed and service.has_fresh_logs():
             followed = True
@@ -93,6 +93,5 @@ def _serve(service: EmbeddedService, console: Console, follower: LogFollower | N
             welcomed = True
             text = _WELCOME.format(url=service.url, home=service.home.path)
             console.print(text, highlight=False, soft_wrap=True)
-        if service.is_stopping() and not stopping:
-            stopping = True
-            console.print("stopping: trainers first, for their checkpoint …")
+    if service.is_stopping():
+        console.print("stopping: trainers first, for their checkpoint …")

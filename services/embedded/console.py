@@ -27,9 +27,10 @@ class LogFollower:
         self._thread.start()
 
     def close(self) -> None:
-        """Show the remaining lines, then stop."""
+        """Show the remaining lines, then stop; nothing happens where it was not started."""
         self._over.set()
-        self._thread.join(timeout=5)
+        if self._thread.ident is not None:
+            self._thread.join(timeout=5)
         for stream in self._open.values():
             stream.close()
 

@@ -18,8 +18,8 @@ import pytest
 from services.embedded.errors import EmbeddedError, HomeInUseError
 from services.embedded.owner import server_owner, servers_folder
 from services.embedded.service import EmbeddedService
-from services.processes.tree import descendants, is_alive
-from tests.support.fleet import children_of
+from services.processes.tree import descendants, is_alive, send_signal
+from tests.support.fleet import children_of, command_of
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 from trainer_core.process.stat import ProcessId, identify
@@ -129,6 +129,10 @@ def test_a_killed_up_leaves_no_process_and_the_next_one_starts(home: Path) -> No
     second = start_up(home, "--quiet")
     assert facts_of(home)["api_key"] == key
     everyone = descendants([second.pid])
+    (trainer,) = (each for each in everyone if "-m services.trainer" in command_of(each.pid))
+    send_signal(trainer, signal.SIGSTOP)  # it would be waited for, for its checkpoint
+    second.send_signal(signal.SIGTERM)
+    wait_until(lambda: "stopping" in (home.parent / "up.log").read_text(), what="the stop")
     second.send_signal(signal.SIGTERM)
     assert second.wait(timeout=60) == 0
     assert [p for p in everyone if is_alive(p)] == []
