@@ -53,19 +53,22 @@ def test_nothing_is_kept_unless_memory_is_given(tmp_path: Path) -> None:
 
 def test_large_entries_are_not_kept() -> None:
     kept = KeptEntries(PLENTY)
-    kept.keep("exact", {"mean": torch.zeros(MOST_BYTES, dtype=torch.uint8)})
-    kept.keep("large", {"mean": torch.zeros(MOST_BYTES + 1, dtype=torch.uint8)})
+    kept.keep("exact", latents(8), MOST_BYTES)
+    kept.keep("large", latents(8), MOST_BYTES + 1)
 
     assert kept.find("exact") is not None
     assert kept.find("large") is None
 
 
 @pytest.mark.parametrize("edge_px", [512, 1024])
-def test_pictures_of_512_px_are_kept_and_those_of_1024_are_not(edge_px: int) -> None:
-    kept = KeptEntries(PLENTY)
-    kept.keep("ab", latents(edge_px // 8))
+def test_pictures_of_512_px_are_kept_and_those_of_1024_are_not(
+    tmp_path: Path, edge_px: int
+) -> None:
+    write(tmp_path, "ab", edge_px // 8)
+    entries = EntryFolder(tmp_path, wait_s=0, kept_bytes=PLENTY)
+    entries.read("ab", "latents")
 
-    assert (kept.find("ab") is not None) is (edge_px == 512)
+    assert is_kept(entries, tmp_path, "ab") is (edge_px == 512)
 
 
 def test_the_first_entries_that_fit_are_kept(tmp_path: Path) -> None:

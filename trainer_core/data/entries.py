@@ -142,14 +142,16 @@ class EntryFolder:
             ShardMissingError: the file did not appear in time.
             ShardCorruptError: the file is damaged, and is deleted now; or it is not of this kind.
         """
-        tensors = self._kept.find(digest)
-        if tensors is None:
-            tensors = self._read_file(digest, kind)
-            self._kept.keep(digest, tensors)
+        kept = self._kept.find(digest)
+        if kept is not None:
+            return kept
+        path = self._folder / entry_name(digest)
+        found = self._read_file(path, digest)
+        tensors = _tensors(found, kind, path.name)
+        self._kept.keep(digest, tensors, len(found.buffer))
         return tensors
 
-    def _read_file(self, digest: str, kind: EntryKind) -> dict[str, torch.Tensor]:
-        path = self._folder / entry_name(digest)
+    def _read_file(self, path: Path, digest: str) -> ReadEntry:
         has_waited = False
         while True:
             try:
@@ -167,7 +169,7 @@ class EntryFolder:
             if (why := found.damage()) is not None:
                 raise _damaged(path, why)
             self._verified[digest] = found.identity
-        return _tensors(found, kind, path.name)
+        return found
 
     def _await(self, path: Path, digest: str) -> None:
         """Wait until the file exists."""

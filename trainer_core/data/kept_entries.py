@@ -34,13 +34,12 @@ class KeptEntries:
         """The tensors of an entry; None where it is not kept."""
         return self._tensors.get(digest)
 
-    def keep(self, digest: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Keep an entry if it is small, and there is room for it."""
-        size_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    def keep(self, digest: str, tensors: Mapping[str, torch.Tensor], size_bytes: int) -> None:
+        """Keep an entry of this size if it is small, and there is room for it."""
+        if size_bytes > MOST_BYTES:
+            return
         with self._adding:
             used_bytes = self._used_bytes + size_bytes + _OBJECTS_BYTES
-            if size_bytes > MOST_BYTES or used_bytes > self._limit_bytes:
-                return
-            if digest not in self._tensors:
+            if used_bytes <= self._limit_bytes and digest not in self._tensors:
                 self._tensors[digest] = tensors
                 self._used_bytes = used_bytes

@@ -1,6 +1,7 @@
 """Tensors on the device that stay where they are, from which a graph reads its batch."""
 
 from collections.abc import Hashable
+from itertools import count
 
 import torch
 
@@ -18,7 +19,7 @@ class StaticBatches:
 
         It is valid until the next one is filled. Batches of equal ``shapes_of`` get the same one.
         """
-        fields = iter(range(len(batch.tensors())))
+        fields = count()
 
         def copied(tensor: torch.Tensor) -> torch.Tensor:
             key = next(fields), tensor.shape, tensor.dtype
