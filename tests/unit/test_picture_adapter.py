@@ -17,6 +17,7 @@ from trainer_core.export.adapter_file import read_modules
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.local.picture_adapter import picture_adapter
 from trainer_core.painting.attach import attach_stored, laid_over
+from trainer_core.precision.linear8 import hold_in_8bit
 
 CATS: dict[str, Any] = {"id": "cats", "caption_strategy": "filename", "instance_data_dir": "cats"}
 
@@ -30,11 +31,14 @@ def layer_at(model: nn.Module, path: str) -> Any:
     return model.get_submodule(path)
 
 
+@pytest.mark.parametrize("is_8bit", [False, True])
 @pytest.mark.parametrize("kind", ["lora", "lokr-both-low-rank"])
 def test_it_adds_its_delta_to_what_is_trained(
-    tiny_folder: Path, linears: tuple[LinearShape, ...], tmp_path: Path, kind: str
+    tiny_folder: Path, linears: tuple[LinearShape, ...], tmp_path: Path, kind: str, is_8bit: bool
 ) -> None:
     model = load_transformer(tiny_folder, torch.float32)
+    if is_8bit:  # as fused blocks have their linears
+        hold_in_8bit(model, torch.device("cpu"), torch.int8)
     weights = {path: layer_at(model, path).weight.detach().double() for path in PATHS}
     trained, further = EXAMPLES["lokr-mixed"](model), EXAMPLES[kind](model)
     attach_stored(model, read_modules(trained.write(tmp_path / "trained"), linears), 1.0)
