@@ -50,7 +50,7 @@ test: $(STAMP) ## Unit, contract, integration, end-to-end, fault and security te
 	@$(PYTEST) -m "not deep" $(TIERS)
 
 test-deep: $(STAMP) ## Longer tests: random faults and large inputs
-	@$(PYTEST) -m deep $(TIERS)
+	@$(PYTEST) --processes 3 -m deep $(TIERS)
 
 faults: $(STAMP) ## The whole service under random faults, then a check (SEED, SECONDS, BUG)
 	@$(PYTHON) -m tests.faults.random --seed $(SEED) --seconds $(SECONDS) $(if $(BUG),--bug $(BUG))
