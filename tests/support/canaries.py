@@ -25,7 +25,8 @@ class Canaries:
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._forms: list[tuple[str, bytes]] = []
-        for text in texts:
+        self._texts = tuple(texts)
+        for text in self._texts:
             raw = text.encode()
             # Where a text begins in base64 depends on what stands before it.
             coded = [base64.b64encode(b" " * n + raw)[(n * 4 + 2) // 3 : -4] for n in range(3)]
@@ -60,7 +61,7 @@ class Canaries:
         found: dict[int, set[str]] = {}
         for pid in _running():
             for chunk in _memory(pid, overlap_bytes=self.longest):
-                if texts := {text for text, _ in self._forms if text.encode() in chunk}:
+                if texts := {text for text in self._texts if text.encode() in chunk}:
                     found[pid] = found.get(pid, set()) | texts
         return found
 
