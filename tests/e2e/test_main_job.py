@@ -145,8 +145,12 @@ def check_pictures(tenant: Tenant, run_id: str) -> None:
             assert float(picture.info["clip_score"]) == told[each["path"]]["clip_score"]
     assert len({each["sha256"] for each in listed}) == len(listed)
     scores = tenant.get(f"/v1/runs/{run_id}/metrics")["clip_scores"]
-    assert [(each["step"], each["weights"], each["mean"]) for each in scores] == [
-        (each["step"], each["weights"], told[each["path"]]["clip_score"]) for each in listed[::-1]
+    in_order = [told[each["path"]] for each in listed[::-1]]
+    assert [
+        (each["step"], each["weights"], each["mean"], each["similarity_mean"]) for each in scores
+    ] == [
+        (row["step"], each["weights"], each["clip_score"], each["similarity"])
+        for row, each in zip(listed[::-1], in_order, strict=True)
     ]
 
 
