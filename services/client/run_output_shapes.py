@@ -133,6 +133,8 @@ class Sample(TypedDict):
     seed: int | None
     sampler_steps: int | None
     guidance: float | None
+    clip_score: float | None
+    similarity: float | None
     created_at: str | None
     size_bytes: int
     sha256: str

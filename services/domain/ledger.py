@@ -57,6 +57,17 @@ class CachedShard:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PictureScore:
+    """What a CLIP model says of a picture."""
+
+    clip_score: float
+    """How well it fits its prompt, from -1 to 1."""
+    similarity: float | None
+    """To the nearest training picture; None where it was not measured."""
+    clip_model_digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """A run that this worker now holds, with everything that is needed to train it."""
 
@@ -81,6 +92,8 @@ class Claim:
     pictures: tuple[str, ...] = ()
     """Paths of the stored pictures of these checkpoints' weights, or without a checkpoint those of
     step 0; the attempt need not make them again."""
+    picture_scores: dict[str, PictureScore] = field(default_factory=dict)
+    """Path of each of them that has a CLIP score → its score."""
 
 
 class RequestedAction(StrEnum):

@@ -24,6 +24,7 @@ SAMPLES_FULL: Final = (
 )
 
 _Side = Annotated[int, Field(strict=True, ge=1, le=65_536)]
+_Sha256 = Annotated[str, Field(strict=True, pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +44,13 @@ class StoredSample:
     sampler_steps: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
     guidance: Annotated[float, Field(strict=True, allow_inf_nan=False)]
     size_bytes: Annotated[int, Field(strict=True, ge=1, le=MAX_SAMPLE_BYTES)]
-    sha256: Annotated[str, Field(strict=True, pattern="^[0-9a-f]{64}$")]
+    sha256: _Sha256
+    clip_score: Annotated[float, Field(strict=True, ge=-2, le=2)] | None = None
+    """None: it was not scored."""
+    similarity: Annotated[float, Field(strict=True, ge=-2, le=2)] | None = None
+    """To the nearest training picture; None: it was not measured."""
+    clip_model_digest: _Sha256 | None = None
+    """Of the model that gave the score."""
 
 
 _STORED: Final = TypeAdapter(StoredSample)

@@ -163,6 +163,7 @@ def _claim_of(conn: Connection, run: Run) -> Claim:
             _CHECKPOINTS, (run.run_id, run.tenant_id)
         )
     ]
+    made = run_samples.made_before(conn, run.tenant_id, run.run_id)
     return Claim(
         run_id=run.run_id,
         tenant_id=run.tenant_id,
@@ -175,5 +176,6 @@ def _claim_of(conn: Connection, run: Run) -> Claim:
         older_checkpoints=tuple(newest_first[1:]),
         budget_s=run_limits.budget_s(conn, run),
         start=None if run.start_adapter is None else start_from_json(run.start_adapter),
-        pictures=run_samples.made_before(conn, run.tenant_id, run.run_id),
+        pictures=tuple(made),
+        picture_scores={path: score for path, score in made.items() if score is not None},
     )

@@ -8,7 +8,7 @@ from typing import Final
 from psycopg.rows import class_row
 from psycopg.sql import SQL
 
-from services.domain.ledger import ChildEvent
+from services.domain.ledger import ChildEvent, PictureScore
 from services.domain.samples import (
     MAX_SAMPLES,
     MAX_SAMPLES_BYTES,
@@ -41,15 +41,18 @@ WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s AND path <> %(path)s
 # The file of an attempt before is not referenced any more; the sweep deletes it.
 _PUT: Final = """
 INSERT INTO run_samples (tenant_id, run_id, step, path, fence, name, prompt, weights, width_px,
-    height_px, seed, sampler_steps, guidance, size_bytes, sha256)
+    height_px, seed, sampler_steps, guidance, size_bytes, sha256, clip_score, similarity,
+    clip_model_digest)
 VALUES (%(tenant_id)s, %(run_id)s, %(step)s, %(path)s, %(fence)s, %(name)s, %(prompt)s,
     %(weights)s, %(width_px)s, %(height_px)s, %(seed)s, %(sampler_steps)s, %(guidance)s,
-    %(size_bytes)s, %(sha256)s)
+    %(size_bytes)s, %(sha256)s, %(clip_score)s, %(similarity)s, %(clip_model_digest)s)
 ON CONFLICT (run_id, path) DO UPDATE SET step = excluded.step, fence = excluded.fence,
     name = excluded.name, prompt = excluded.prompt, weights = excluded.weights,
     width_px = excluded.width_px, height_px = excluded.height_px, seed = excluded.seed,
     sampler_steps = excluded.sampler_steps, guidance = excluded.guidance,
-    size_bytes = excluded.size_bytes, sha256 = excluded.sha256, created_at = clock_timestamp()
+    size_bytes = excluded.size_bytes, sha256 = excluded.sha256, clip_score = excluded.clip_score,
+    similarity = excluded.similarity, clip_model_digest = excluded.clip_model_digest,
+    created_at = clock_timestamp()
     WHERE (run_samples.fence, run_samples.sha256) <> (excluded.fence, excluded.sha256)
 """
 
@@ -163,7 +166,7 @@ def find(conn: Connection, tenant_id: str, run_id: str, path: str) -> Sample | N
 # An attempt before the one that wrote the checkpoint may have made pictures of other weights at its
 # step.
 _MADE_BEFORE: Final = """
-SELECT path FROM run_samples AS made
+SELECT path, clip_score, similarity, clip_model_digest FROM run_samples AS made
 WHERE tenant_id = %(tenant_id)s AND run_id = %(run_id)s AND (
     EXISTS (
         SELECT FROM checkpoints
@@ -175,13 +178,18 @@ ORDER BY path COLLATE "C"
 """
 
 
-def made_before(conn: Connection, tenant_id: str, run_id: str) -> tuple[str, ...]:
-    """Paths of the pictures that an attempt need not make again where it starts.
+def made_before(conn: Connection, tenant_id: str, run_id: str) -> dict[str, PictureScore | None]:
+    """Paths of the pictures that an attempt need not make again where it starts, with their scores.
 
     Those show the weights of a checkpoint, or, of a run without one, those of step 0.
     """
     rows = conn.execute(_MADE_BEFORE, {"tenant_id": tenant_id, "run_id": run_id})
-    return tuple(path for (path,) in rows)
+    return {
+        path: None
+        if score is None or digest is None
+        else PictureScore(clip_score=score, similarity=near, clip_model_digest=digest)
+        for path, score, near, digest in rows
+    }
 
 
 # Events of pictures that were made while it trained name the weights, stored or not.

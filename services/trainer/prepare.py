@@ -32,7 +32,7 @@ from trainer_core.data.length import steps_on
 from trainer_core.data.orders import sampler_of
 from trainer_core.errors import Category
 from trainer_core.process.failure import Failure
-from trainer_core.process.job import Job
+from trainer_core.process.job import Job, MadeScore
 from trainer_core.progress import SilentReporter
 
 log = structlog.get_logger(__name__)
@@ -87,6 +87,14 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
             resume_from=None if checkpoint is None else str(_resume_dir(folder, checkpoint)),
             start_from=None if start_dir is None else str(start_dir),
             pictures_made=claim.pictures,
+            scores_made={
+                path: MadeScore(
+                    clip_score=score.clip_score,
+                    similarity=score.similarity,
+                    clip_model_digest=score.clip_model_digest,
+                )
+                for path, score in claim.picture_scores.items()
+            },
             clip_dir=None if clip_dir is None else str(clip_dir),
             preview_autoencoder=None if autoencoder is None else str(autoencoder),
             waiting_checkpoints=WAITING_CHECKPOINTS,

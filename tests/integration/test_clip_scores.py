@@ -21,7 +21,7 @@ from tests.support.tiny_clip import write_tiny_clip
 from trainer_core.base_models.clip import clip_digest
 from trainer_core.process.event_texts import lines_of
 from trainer_core.process.events import Event
-from trainer_core.process.job import Job
+from trainer_core.process.job import Job, MadeScore
 
 SCORED: dict[str, Any] = {
     **PICTURES,
@@ -150,6 +150,28 @@ def test_a_resumed_run_counts_the_pictures_that_it_finds(
     assert again["pictures"] == 2
     assert {**again, "seq": 0, "t_s": 0} == {**wanted, "seq": 0, "t_s": 0}
     assert finished.state_of(4) == scored.state_of(4)
+
+
+def test_the_scores_of_pictures_that_a_supervisor_has_count(
+    scored: Trained, tiny_folder: Path, shards: Path, clip: Path, tmp_path: Path
+) -> None:
+    first, other = (scored_job(tiny_folder, shards, tmp_path / n, clip) for n in ("one", "two"))
+    stopped = run(first, stop_at=lambda event: event.name == "sample" and event.step == 2)
+    (stored,) = [each for each in stopped.pictures() if each["step"] == 2]
+    score = MadeScore.model_validate({name: stored[name] for name in MadeScore.model_fields})
+    known = {
+        "resume_from": str(tmp_path / "one/checkpoints/step-00000002"),
+        "pictures_made": (stored["path"],),
+        "scores_made": {stored["path"]: score},
+    }
+
+    finished = run(other.model_copy(update=known))
+
+    assert stored["path"] not in {each["path"] for each in finished.pictures()}
+    (again,) = [each for each in means(finished) if each["step"] == 2]
+    (wanted,) = [each for each in means(scored) if each["step"] == 2]
+    for name in ("pictures", "mean", "similarity_mean"):
+        assert again[name] == wanted[name]
 
 
 def test_a_picture_with_a_score_of_another_model_is_made_again(

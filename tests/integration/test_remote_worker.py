@@ -344,4 +344,5 @@ def test_a_box_lists_nothing_and_sees_no_secret(box: Box, tenant_db: TenantDatab
     assert {each.name for each in fields(Claim)} == {
         *("run_id", "tenant_id", "fence", "plan", "data_index", "base_model", "shards"),
         *("checkpoint", "older_checkpoints", "start", "budget_s", "pictures"),
+        "picture_scores",
     }

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from services.domain.ledger import ChildEvent, Claim, Outcome
+from services.domain.ledger import ChildEvent, Claim, Outcome, PictureScore
 from services.store import admission
 from services.store.ledger import PostgresLedger
-from tests.support.run_samples import sample_event
+from tests.support.run_samples import CLIP_DIGEST, sample_event
 from tests.support.runs import LEASE, TenantDatabase, checkpoint_at, failure, result_of
 from tests.support.sample_rows import RED
 from trainer_core.errors import Category
@@ -152,7 +152,10 @@ def test_a_claim_names_the_pictures_of_the_weights_it_starts_from(
     ledger.event(third.run_id, third.fence, [of_2])
     ledger.hand_back(third.run_id, third.fence, Outcome.STOPPED, None)
     paths = of_1.data["path"], of_2.data["path"]
-    assert claim_again(tenant_db, claim.run_id).pictures == paths
+    fourth = claim_again(tenant_db, claim.run_id)
+    assert fourth.pictures == paths
+    score = PictureScore(clip_score=0.25, similarity=0.75, clip_model_digest=CLIP_DIGEST)
+    assert fourth.picture_scores == dict.fromkeys(paths, score)
     other = tenant_db.held()
     assert other.pictures == ()
 

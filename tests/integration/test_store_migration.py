@@ -243,4 +243,4 @@ def test_concurrent_migrations_are_applied_once(
         list(pool.map(migrate, [url] * 4, [KEY_PEPPER] * 4))
     migrate(url, KEY_PEPPER)
     with psycopg.connect(url) as conn:
-        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0018",)]
+        assert conn.execute("SELECT version_num FROM alembic_version").fetchall() == [("0019",)]

@@ -9,6 +9,8 @@ from typing import Any
 
 from services.domain.ledger import ChildEvent
 
+CLIP_DIGEST = "c" * 64
+
 
 def png(colour: Sequence[int] = (200, 0, 0), size: tuple[int, int] = (64, 48)) -> bytes:
     """A picture of one colour; without Pillow, which a scripted training process need not load."""
@@ -44,6 +46,9 @@ def sample_event(
         "sha256": hashlib.sha256(body).hexdigest(),
         "size_bytes": len(body),
         "took_s": 0.5,
+        "clip_score": 0.25,
+        "similarity": 0.75,
+        "clip_model_digest": CLIP_DIGEST,
     }
     return ChildEvent(type="sample", step=step, data={**facts, **changes})
 

@@ -29,7 +29,7 @@ from trainer_core.engine.reporting import (
     report_step,
     report_warning,
 )
-from trainer_core.engine.scores import Scores, facts_of, score_in
+from trainer_core.engine.scores import Scores, facts_of, score_in, score_of
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.errors import CheckpointError
 from trainer_core.export.origin import ADAPTER_NAME, LIVE_FOLDER
@@ -210,9 +210,9 @@ class _Painter:
 
     def _is_made(self, picture: Picture, facts: dict[str, JsonValue]) -> bool:
         """Whether an earlier process made it of the weights that this one starts from."""
-        job = self._run.job
-        if str(picture.path) in job.pictures_made:  # a supervisor has the file
-            return True
+        job, path = self._run.job, picture.path.as_posix()
+        if path in job.pictures_made:  # a supervisor has the file
+            return self.scores.keeps(picture, score_of(job.scores_made.get(path)))
         if job.resume_from is None:
             return False
         made = written_facts(Path(job.output_dir) / picture.path, facts)

@@ -17,6 +17,7 @@ from trainer_core.engine.state import Run, TrainingState
 from trainer_core.errors import ShardCorruptError, ShardMissingError
 from trainer_core.in_words import error_in_words
 from trainer_core.process.control import StopRequestedError
+from trainer_core.process.job import MadeScore
 from trainer_core.validation.pictures import CLIP_FACT, CLIP_MODEL_FACT, SIMILARITY_FACT, Picture
 from trainer_core.validation.similarity import similarity
 
@@ -59,6 +60,15 @@ def score_in(facts: Mapping[str, str]) -> Score | None:
         clip=float(facts[CLIP_FACT]),
         similarity=None if near is None else float(near),
         model_digest=facts.get(CLIP_MODEL_FACT, ""),
+    )
+
+
+def score_of(made: MadeScore | None) -> Score | None:
+    """The score that a supervisor knows; None where there is none."""
+    if made is None:
+        return None
+    return Score(
+        clip=made.clip_score, similarity=made.similarity, model_digest=made.clip_model_digest
     )
 
 

@@ -17,6 +17,16 @@ class BadJobError(TrainerError):
     code = "bad_job"
 
 
+class MadeScore(Frozen):
+    """The CLIP score of a picture that an earlier process made."""
+
+    clip_score: float
+    similarity: float | None
+    """To the nearest training picture; None where it was not measured."""
+    clip_model_digest: str
+    """``clip_digest`` of the model."""
+
+
 class Job(Frozen):
     """A run, its data, and the folders that it uses on this machine."""
 
@@ -39,6 +49,8 @@ class Job(Frozen):
     pictures_made: Many[str] = ()
     """Paths of pictures that a supervisor has stored; those of the step that this process starts
     at are not made again, though their files are not in ``output_dir``."""
+    scores_made: dict[str, MadeScore] = Field(default_factory=dict)
+    """Path of each of ``pictures_made`` that has a CLIP score → its score."""
     clip_dir: str | None = None
     """Folder of the CLIP model of the plan's ``clip_model``; None: no picture is scored."""
     preview_autoencoder: str | None = None

@@ -45,7 +45,7 @@ _PREVIEW_FACTS: Final = (
 )  # fmt: skip
 _SAMPLE_FACTS: Final = (
     "step", "prompt", "name", "weights", "width_px", "height_px", "seed", "sampler_steps",
-    "guidance",
+    "guidance", "clip_score", "similarity",
 )  # fmt: skip
 
 Folder = Annotated[

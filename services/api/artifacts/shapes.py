@@ -49,6 +49,10 @@ class Sample(Shape):
     seed: int | None = None
     sampler_steps: int | None = None
     guidance: float | None = None
+    clip_score: float | None = None
+    """How well it fits its prompt, from -1 to 1; null: it was not scored."""
+    similarity: float | None = None
+    """To the nearest training picture; null: it was not measured."""
     created_at: datetime | None = None
     size_bytes: int
     sha256: str

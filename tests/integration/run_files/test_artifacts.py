@@ -119,6 +119,7 @@ def test_samples_are_listed_newest_first_with_what_they_show(
     facts = ("name", "prompt", "weights", "width_px", "height_px", "seed", "sampler_steps")
     assert [cat[each] for each in facts] == ["cat", "a cat", "trained", 64, 48, 42, 4]
     assert (base["step"], base["weights"], base["guidance"]) == (0, "base", 5.0)
+    assert (cat["clip_score"], cat["similarity"], last["clip_score"]) == (0.25, 0.75, None)
     for sample in (cat, base):
         body = httpx.get(sample["url"]).content
         assert (hashlib.sha256(body).hexdigest(), len(body)) == (
