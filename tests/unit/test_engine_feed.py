@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,57 @@ def test_a_stop_ends_the_wait_for_an_entry(run: Run) -> None:
         run.control.request_stop()
         with pytest.raises(StopRequestedError):
             next(feed.take(1))
+
+
+class OneOfTwo:
+    """A rank beside another one, each in a thread of its own."""
+
+    ranks = 2
+
+    def __init__(self, rank: int, numbers: list[int], meeting: threading.Barrier) -> None:
+        self.rank = rank
+        self._numbers = numbers
+        self._meeting = meeting
+
+    def max_across_ranks(self, number: int) -> int:
+        self._numbers[self.rank] = number
+        self._meeting.wait(30)
+        largest = max(self._numbers)
+        self._meeting.wait(30)
+        return largest
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_ranks_wait_for_a_step_together(run: Run, *, is_stopped: bool) -> None:
+    """Rank 1 lacks an entry, and alone learns of the stop."""
+    missing = latents_of(run, 1)
+    content = missing.read_bytes()
+    missing.unlink()
+    numbers, meeting = [0, 0], threading.Barrier(2)
+    backends = [OneOfTwo(rank, numbers, meeting) for rank in range(2)]
+    ranks = [
+        replace(run, loaded=replace(run.loaded, backend=each), control=Control(None))
+        for each in backends
+    ]
+
+    def stops(rank: Run) -> bool:
+        with Feed(rank, 0) as feed:
+            try:
+                feed.await_step()
+            except StopRequestedError:
+                return True
+            next(feed.take(1))
+        return False
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = pool.map(stops, ranks)
+        wait_until_wanted(missing)
+        if is_stopped:
+            ranks[1].control.request_stop()
+        else:
+            missing.with_suffix(".new").write_bytes(content)
+            missing.with_suffix(".new").rename(missing)
+        assert list(answers) == [is_stopped] * 2
 
 
 class UntilSampler:

@@ -9,6 +9,7 @@ from typing import Final, Self
 
 from trainer_core.data.sampler import MicroBatch
 from trainer_core.engine.batch import Batch
+from trainer_core.engine.control import check_stop
 from trainer_core.engine.setup import request_entry
 from trainer_core.engine.state import Run
 from trainer_core.engine.transfer import Arriving, Transfer
@@ -50,11 +51,26 @@ class Feed:
             self._changed.notify_all()
         self._thread.join()
 
+    def await_step(self) -> None:
+        """Wait until every rank has its next batch, or the error of building it.
+
+        Every rank calls it before it launches the same step. Raises StopRequestedError, on all
+        ranks, where a stop is requested meanwhile: one that stopped alone while it waits would
+        leave the others in the step's collective operations.
+        """
+        while self._run.backend.max_across_ranks(int(not self._has_next())):
+            check_stop(self._run)
+
+    def _has_next(self) -> bool:
+        """Waits a little for it."""
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self._ready), _LOOK_EVERY_S)
+
     def take(self, count: int) -> Iterator[Batch]:
         """The next ``count`` batches; waits for each.
 
-        Raises what building one raised, and StopRequestedError where a stop is requested during the
-        wait.
+        Raises what building one raised, and in a run of one process StopRequestedError where a stop
+        is requested during the wait.
         """
         for _ in range(count):
             yield self._transfer.finish(self._next())
@@ -63,7 +79,8 @@ class Feed:
         with self._changed:
             while not self._ready:
                 self._changed.wait(_LOOK_EVERY_S)
-                self._run.control.check_stop()
+                if self._run.backend.ranks == 1:
+                    self._run.control.check_stop()
             if isinstance(self._ready[0], Exception):
                 raise self._ready[0]
             batch = self._ready.popleft()

@@ -82,6 +82,7 @@ def take_steps(run: Run, state: TrainingState, feed: Feed) -> None:
     for step in range(state.step + 1, run.last_step + 1):
         try:
             check_control(run, state)
+            feed.await_step()
             launched = run.backend.launch(
                 feed.take(run.micro_batches_per_step // run.backend.ranks),
                 count=run.micro_batches_per_step,

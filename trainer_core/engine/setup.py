@@ -180,9 +180,13 @@ def _backend(plan: Plan, network: Network) -> Backend:
         from trainer_core.engine.zero import open_zero  # noqa: PLC0415 - an extra of its own
 
         return open_zero(network, plan)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _has_several_ranks():
         raise DeviceError("several processes train one model only with DeepSpeed: set zero_stage")
     return SingleProcess(network, plan)
+
+
+def _has_several_ranks() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _kept_weights(job: Job) -> KeptWeights | None:
@@ -195,7 +199,8 @@ def _kept_weights(job: Job) -> KeptWeights | None:
 def _entries(job: Job, control: Control) -> EntryFolder:
     def wait(digest: str) -> None:
         request_entry(job, digest)
-        control.check_stop()
+        if not _has_several_ranks():  # one of them may not stop alone
+            control.check_stop()
 
     return EntryFolder(
         Path(job.shards_dir),
