@@ -31,6 +31,7 @@ pytest_plugins = [
     "tests.support.wandb_server",
     "tests.support.service",
     "tests.support.tenant_rows",
+    "tests.support.held_pictures",
     "tests.support.tiny",
     "tests.support.small_jobs",
     "tests.support.poison",

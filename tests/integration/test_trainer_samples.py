@@ -1,132 +1,21 @@
-"""Pictures and previews of a run on their way from the training process to store and rows."""
+"""Pictures of a run on their way from the training process's folder to the store and its rows."""
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
-from services.domain.ledger import ChildEvent, Claim
 from services.domain.quotas import Quotas
 from services.domain.samples import StoredSample
 from services.objects.errors import ObjectStoreDownError, ObjectStoreRefusedError
-from services.objects.keys import preview_key, sample_key
 from services.results.sweep import sweep_runs
-from services.store import quotas, run_previews
-from services.store.run_previews import Preview
-from services.store.run_samples import Sample
-from services.trainer import previews as previews_module
+from services.store import quotas
 from services.trainer import samples as samples_module
-from services.trainer.background import Background
-from services.trainer.budget import Budget
-from services.trainer.context import HeldRun, TrainerContext
-from services.trainer.lease import GivenUpError, Lease, LeaseTimes
-from services.trainer.previews import Previews
-from services.trainer.samples import Samples
-from tests.support.failing_store import FailingStore, store_in
-from tests.support.run_samples import png, preview_event, sample_event, write_sample
-from tests.support.runs import LEASE, TenantDatabase, checkpoint_at
-from tests.support.sample_rows import BLUE, RED, WRONG, rows_of
-
-TIMES = LeaseTimes(lease_s=60, renew_s=60, orphan_s=60, cancel_s=60)
-
-
-@dataclass
-class Held:
-    """A held run and what stores its pictures."""
-
-    tenant: TenantDatabase
-    claim: Claim
-    store: FailingStore
-    output: Path
-    background: Background
-    samples: Samples = field(init=False)
-    previews: Previews = field(init=False)
-    reported: list[ChildEvent] = field(default_factory=list)
-    started: list[Future[None]] = field(default_factory=list)
-
-    def start(self, call: Callable[[], None]) -> Future[None]:
-        self.started.append(self.background.start(call))
-        return self.started[-1]
-
-    def make(self, event: ChildEvent, body: bytes = RED) -> Path:
-        """A picture and its event, as of a training process."""
-        path = write_sample(self.output, event, body)
-        self.samples.take(event)
-        return path
-
-    def preview(self, sampler_step: int, body: bytes, **changes: Any) -> None:
-        """A preview and its event, as of a training process that samples the picture of step 0."""
-        path = self.output.joinpath(*previews_module.FILE)
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(body)
-        event = preview_event(0, body, sampler_step, **changes)
-        event.data.pop("size_bytes")
-        self.previews.take(event)
-
-    def report(self, event: ChildEvent) -> None:
-        self.tenant.ledger.event(self.claim.run_id, self.claim.fence, [event])
-
-    def newest_preview(self) -> Preview | None:
-        with self.tenant.database.transaction() as conn:
-            return run_previews.find(conn, self.claim.tenant_id, self.claim.run_id)
-
-    def wait(self) -> None:
-        for future in self.started:
-            future.result(20)
-        self.started.clear()
-
-    def rows(self) -> list[Sample]:
-        return rows_of(self.tenant, self.claim.run_id)
-
-    def stored(self, body: bytes, *, fence: int | None = None) -> bytes | None:
-        """What the store has where this picture of the attempt belongs."""
-        key = self.key(body, fence=fence)
-        if self.store.size(key) is None:
-            return None
-        return self.store.get_bytes(key, limit_bytes=1 << 20)
-
-    def key(self, body: bytes, *, fence: int | None = None) -> str:
-        claim, sha256 = self.claim, hashlib.sha256(body).hexdigest()
-        return sample_key(claim.tenant_id, claim.run_id, fence or claim.fence, sha256)
-
-    def events(self, kind: str = "sample") -> list[ChildEvent]:
-        return [
-            ChildEvent(type=each.type, step=each.step, data=each.data)
-            for each in self.tenant.events(self.claim.run_id)
-            if each.type == kind
-        ]
-
-    def warnings(self) -> list[str]:
-        return [str(each.data["message"]) for each in self.reported]
-
-
-@pytest.fixture
-def held(tenant_db: TenantDatabase, tmp_path: Path) -> Iterator[Held]:
-    claim, store, output = tenant_db.held(), store_in(tmp_path), tmp_path / "attempt" / "output"
-    output.mkdir(parents=True)
-    with (
-        Lease(tenant_db.ledger, claim.run_id, claim.fence, TIMES, Budget(None)) as lease,
-        Background(lease, "committer") as background,
-    ):
-        held = Held(tenant_db, claim, store, output, background)
-        context = cast(TrainerContext, _Context(tenant_db.ledger, store))
-        run = HeldRun(context=context, claim=claim, lease=lease)
-        held.samples = Samples(run, output, start=held.start, report=held.reported.append)
-        held.previews = Previews(run, output, start=held.start, report=held.report)
-        yield held
-
-
-@dataclass
-class _Context:
-    """What storing pictures needs of the worker's context."""
-
-    ledger: Any
-    objects: Any
+from services.trainer.lease import GivenUpError
+from tests.support.held_pictures import Held, next_attempt
+from tests.support.run_samples import png, sample_event, write_sample
+from tests.support.runs import checkpoint_at
+from tests.support.sample_rows import BLUE, RED, WRONG
 
 
 def test_a_picture_is_stored_then_told_and_its_local_file_deleted(held: Held) -> None:
@@ -294,16 +183,6 @@ def test_after_the_lease_is_lost_nothing_becomes_visible(held: Held) -> None:
     assert [each.step for each in held.events()] == [1]
 
 
-def next_attempt(tenant: TenantDatabase, claim: Claim) -> Claim:
-    """The attempt after one that was lost."""
-    tenant.let_lease_run_out(claim.run_id)
-    assert tenant.sweep(max_attempts=9) is not None
-    tenant.due_now(claim.run_id)
-    again = tenant.ledger.claim(claim.run_id, worker_id=tenant.worker(), lease=LEASE)
-    assert again is not None
-    return again
-
-
 def test_a_picture_that_is_made_again_replaces_the_one_of_before_and_its_file_is_swept(
     held: Held,
 ) -> None:
@@ -331,89 +210,3 @@ def test_a_picture_that_is_made_again_replaces_the_one_of_before_and_its_file_is
     assert held.stored(older) is None
     assert held.stored(late) is None
     assert held.stored(BLUE, fence=again.fence) == BLUE
-
-
-@pytest.fixture
-def sampling(held: Held, monkeypatch: pytest.MonkeyPatch) -> Held:
-    """It samples a picture; previews may follow each other at once."""
-    monkeypatch.setattr(previews_module, "_EVERY_S", 0.0)
-    held.report(ChildEvent(type="stage", step=0, data={"stage": "sampling"}))
-    return held
-
-
-def test_each_preview_replaces_the_one_before_in_the_store(sampling: Held) -> None:
-    claim = sampling.claim
-    key = preview_key(claim.tenant_id, claim.run_id, claim.fence)
-    for sampler_step, body in ((1, RED), (2, BLUE)):
-        sampling.preview(sampler_step, body)
-        sampling.wait()
-        row = sampling.newest_preview()
-        assert row is not None
-        assert (row.sampler_step, row.size_bytes) == (sampler_step, len(body))
-        assert sampling.store.get_bytes(key, limit_bytes=1 << 20) == body
-    assert list(sampling.store.list_keys("tenants/")) == [key]
-    assert len(sampling.events("preview")) == 1
-    assert [each.name for each in sampling.output.parent.iterdir()] == ["output"]
-
-    def sweep() -> int:
-        with sampling.tenant.database.transaction() as conn:
-            conn.execute("UPDATE runs SET sweep_after = clock_timestamp() - interval '1 second'")
-        return sweep_runs(sampling.tenant.database, sampling.store)
-
-    assert sweep() == 0
-    next_attempt(sampling.tenant, claim)
-    assert sampling.newest_preview() is None
-    assert sweep() == 1
-    assert sampling.store.size(key) is None
-
-
-def test_previews_that_come_while_one_is_stored_are_left_out(sampling: Held) -> None:
-    gate: Future[None] = Future()
-    sampling.start(gate.result)  # the store takes its time
-    for sampler_step in (1, 2, 3):
-        sampling.preview(sampler_step, RED)
-    gate.set_result(None)
-    sampling.wait()
-    row = sampling.newest_preview()
-    assert row is not None
-    assert row.sampler_step == 1
-    sampling.preview(4, BLUE)
-    sampling.wait()
-    row = sampling.newest_preview()
-    assert row is not None
-    assert row.sampler_step == 4
-
-
-def test_a_preview_that_cannot_be_stored_is_forgotten(
-    sampling: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(previews_module, "_PAUSE_S", 0.0)
-    for error in (ObjectStoreDownError("away"), ObjectStoreRefusedError("no right")):
-        sampling.store.error = error
-        sampling.preview(1, RED)
-        sampling.wait()
-    sampling.store.error = None
-    for changes in ({"width_px": 65}, {"weights": "other"}):
-        sampling.preview(1, RED, **changes)
-        sampling.wait()
-    for body in (b"", b"GIF89a", RED + bytes(1 << 20)):
-        sampling.preview(1, body)
-        sampling.wait()
-    file = sampling.output.joinpath(*previews_module.FILE)
-    file.unlink()
-    event = preview_event(0, RED)
-    sampling.previews.take(event)  # the picture is done by now
-    sampling.wait()
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(RED)
-    file.symlink_to(secret)
-    sampling.previews.take(event)
-    sampling.wait()
-
-    assert sampling.newest_preview() is None
-    assert list(sampling.store.list_keys("tenants/")) == []
-    assert (sampling.reported, sampling.events("preview")) == ([], [])
-    file.unlink()
-    sampling.preview(2, RED)
-    sampling.wait()
-    assert sampling.newest_preview() is not None
