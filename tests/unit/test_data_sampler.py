@@ -1,6 +1,5 @@
 """The order of samples is a function of seed, data and position, in each order that a plan has."""
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from tests.unit.config_examples import import_small
 from trainer_core.config.plan import Backend, Identity, plain_backend
 from trainer_core.data.index import Caption, Crop, DataIndex, Encoding, Entry, Sample
 from trainer_core.data.orders import data_digest_of, sampler_of, samples_in_order
-from trainer_core.data.permutation import draw_seed, permuted
 from trainer_core.data.sampler import Sampler
 
 SIZES = ((64, 64), (128, 64), (64, 128))
@@ -321,32 +319,6 @@ def test_a_backend_is_seen_from_its_first_step_to_its_last() -> None:
     assert len(rest) == 30
 
 
-@settings(deadline=None)
-@given(st.integers(1, 3000), st.binary(min_size=1, max_size=32))
-def test_a_permutation_is_one(count: int, key: bytes) -> None:
-    assert sorted(permuted(entry, count, key) for entry in range(count)) == list(range(count))
-
-
-def test_a_permutation_is_a_feistel_network_of_keyed_hashes() -> None:
-    """In checkpoints is how far a run is in its order: these numbers may never change."""
-
-    def by_hand(entry: int, half_bits: int) -> int:
-        left, right = divmod(entry, 1 << half_bits)
-        for number in range(6):
-            body = number.to_bytes(1, "big") + right.to_bytes(8, "big")
-            mixed = hashlib.blake2b(body, key=b"key", digest_size=8).digest()
-            left, right = right, left ^ int.from_bytes(mixed, "big") % (1 << half_bits)
-        return (left << half_bits) + right
-
-    def walked(entry: int) -> int:
-        while (entry := by_hand(entry, 4)) >= 200:
-            pass
-        return entry
-
-    assert [permuted(n, 200, b"key") for n in range(200)] == [walked(n) for n in range(200)]
-    assert [permuted(n, 200, b"key") for n in range(5)] == [152, 33, 91, 128, 15]
-
-
 @pytest.mark.parametrize("order", [1, 2])
 def test_epochs_seeds_and_spans_differ(order: int) -> None:
     index = index_of([{"content": n} for n in range(100)])
@@ -394,16 +366,3 @@ def test_ten_million_visits_cost_no_more_than_ten() -> None:
     assert sampler.timeline.spans[0].micro_batches == 20 * (10**6 + 1) + 40
     assert late < 1e-3
     assert made_s < 0.5
-
-
-def test_draws_depend_on_everything() -> None:
-    draws = {
-        draw_seed(1, "noise", 0, 0),
-        draw_seed(2, "noise", 0, 0),
-        draw_seed(1, "sigma", 0, 0),
-        draw_seed(1, "noise", 1, 0),
-        draw_seed(1, "noise", 0, 1),
-    }
-
-    assert len(draws) == 5
-    assert all(0 <= draw < 2**64 for draw in draws)

@@ -33,7 +33,7 @@ _FAILED: Final = (
 _NO_AUTOENCODER: Final = (
     "validation_preview_autoencoder is not used, and previews show colours only: {why}"
 )
-_NOWHERE: Final = "{name} is no folder here, and no model in the Hub's cache on this machine"
+_NOWHERE: Final = "this machine has no Tiny AutoEncoder {name}"
 
 
 def make_preview_if_due(

@@ -306,7 +306,7 @@ def an_autoencoder_that_is_missing_is_told(plan: Plan, environment: Environment)
     """Previews are made without it."""
     events = _events(plan, environment)
     expect([warning["code"] for warning in events["warning"]], ["preview_autoencoder"])
-    assert "no/such/one is no folder here, and no model" in events["warning"][0]["message"]
+    assert "no Tiny AutoEncoder no/such/one" in events["warning"][0]["message"]
     expect(len(events["preview"]), 1)
 
 
