@@ -2,11 +2,11 @@
 
 PYTHON := .venv/bin/python
 STAMP := .venv/.deps-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
-# Five at a time on two cores, because most tests wait for a process of their own; file by file, the
+# Four at a time on two cores, because most tests wait for a process of their own; file by file, the
 # slowest first. One thread each: two that spin on two busy cores take many times as long. Bytecode is
 # kept, also where the environment says otherwise: without it, every process compiles all it imports.
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -p tests.support.tiers \
-	-p tests.support.order -p tests.support.parallel --processes 5
+	-p tests.support.order -p tests.support.parallel --processes 4
 # Cases of `make bench-step`, `make bench-service` and `make bench-cache`, by name; benchmarks/README.md has them.
 CASES := *
 # Of `make faults`: the seed of the schedule, and for how long faults are injected. BUG=fence and
