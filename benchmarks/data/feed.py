@@ -31,13 +31,12 @@ from trainer_core.data.orders import sampler_of
 from trainer_core.engine.batch import Batch, BatchMaker
 from trainer_core.hidream.timestep_sampling import AutoShift
 from trainer_core.painter.drawing import SIZES_PX
-from trainer_core.painter.encoders import WIDTH
+from trainer_core.painter.encoders import TOKENS, WIDTH
 from trainer_core.painter.model import LATENT_CHANNELS, build_vae
 from trainer_core.precision.compute import Compute
 
 _PICTURES: Final = 1536
 _BATCH: Final = 64
-_TOKENS: Final = 24
 _LLAMA_LAYERS: Final = 2
 _CELL_PX: Final = 8
 _BACKEND: Final = "bench"
@@ -179,8 +178,8 @@ def _tensors(content: Picture | Caption, generator: torch.Generator) -> dict[str
         shape = LATENT_CHANNELS, *(side // _CELL_PX for side in sides_px)
         return {"mean": normal(*shape), "std": normal(*shape).abs()}
     text = {
-        "t5": normal(_TOKENS, WIDTH),
-        "llama": normal(_LLAMA_LAYERS, _TOKENS, WIDTH),
+        "t5": normal(TOKENS, WIDTH),
+        "llama": normal(_LLAMA_LAYERS, TOKENS, WIDTH),
         "pooled": normal(2 * WIDTH),
     }
     return {name: tensor.bfloat16() for name, tensor in text.items()}

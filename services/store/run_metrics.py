@@ -59,6 +59,10 @@ lineage AS (
 )
 """)
 # A number beyond 1e100 counts as infinite: sums of such numbers overflow.
+_NUMBER: Final = SQL("""
+CASE WHEN jsonb_typeof(data->name) = 'number' AND abs((data->name)::numeric) < 1e100
+    THEN (data->name)::float8 END
+""")
 _BINS: Final = SQL("""
 WITH {lineage}, steps AS (
     SELECT DISTINCT ON (step) step, data
@@ -78,11 +82,10 @@ SELECT name, min(step) AS first_step, max(step) AS last_step, count(number) AS c
     avg(number) AS mean, min(number) AS min, max(number) AS max
 FROM sized CROSS JOIN unnest(%(names)s::text[]) WITH ORDINALITY AS wanted (name, place)
 CROSS JOIN LATERAL (
-    SELECT CASE WHEN jsonb_typeof(data->name) = 'number' AND abs((data->name)::numeric) < 1e100
-        THEN (data->name)::float8 END AS number
+    SELECT {number} AS number
 ) AS one
 GROUP BY place, name, (step - 1) / width ORDER BY place, first_step
-""").format(lineage=_LINEAGE)
+""").format(lineage=_LINEAGE, number=_NUMBER)
 
 
 def bins(
@@ -130,16 +133,14 @@ WITH {lineage}, measured AS (
         AND data->>'name' = 'evaluation' AND (until_step IS NULL OR step <= until_step)
     ORDER BY step DESC, fence DESC, seq DESC LIMIT %(limit)s
 ), numbers AS (
-    SELECT step, name,
-        CASE WHEN jsonb_typeof(data->name) = 'number' AND abs((data->name)::numeric) < 1e100
-            THEN (data->name)::float8 END AS number
+    SELECT step, name, {number} AS number
     FROM measured CROSS JOIN unnest('{{mean,low,high}}'::text[]) AS wanted (name)
 )
 SELECT step, max(number) FILTER (WHERE name = 'mean') AS mean,
     max(number) FILTER (WHERE name = 'low') AS low,
     max(number) FILTER (WHERE name = 'high') AS high
 FROM numbers GROUP BY step ORDER BY step
-""").format(lineage=_LINEAGE)
+""").format(lineage=_LINEAGE, number=_NUMBER)
 
 
 def evaluations(
@@ -179,9 +180,7 @@ WITH {lineage}, measured AS (
         AND (until_step IS NULL OR step <= until_step)
     ORDER BY step DESC, weights, fence DESC, seq DESC LIMIT %(limit)s
 ), numbers AS (
-    SELECT step, weights, name,
-        CASE WHEN jsonb_typeof(data->name) = 'number' AND abs((data->name)::numeric) < 1e100
-            THEN (data->name)::float8 END AS number
+    SELECT step, weights, name, {number} AS number
     FROM measured CROSS JOIN unnest('{{mean,min,max,similarity_mean}}'::text[]) AS wanted (name)
 )
 SELECT step, weights, max(number) FILTER (WHERE name = 'mean') AS mean,
@@ -189,7 +188,7 @@ SELECT step, weights, max(number) FILTER (WHERE name = 'mean') AS mean,
     max(number) FILTER (WHERE name = 'max') AS max,
     max(number) FILTER (WHERE name = 'similarity_mean') AS similarity_mean
 FROM numbers GROUP BY step, weights ORDER BY step, weights
-""").format(lineage=_LINEAGE)
+""").format(lineage=_LINEAGE, number=_NUMBER)
 
 
 def clip_scores(

@@ -32,6 +32,12 @@ def check_stop(run: Run) -> None:
         raise StopRequestedError("a stop was requested")
 
 
+def check_own_stop(run: Run) -> None:
+    """The same in a run of one process, at any place; one of several ranks may not stop alone."""
+    if run.backend.ranks == 1:
+        check_stop(run)
+
+
 def _request(run: Run) -> ControlRequest:
     """The most urgent request that any rank has read.
 

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from trainer_core.data.sampler import MicroBatch
 from trainer_core.engine.batch import Batch
-from trainer_core.engine.control import check_stop
+from trainer_core.engine.control import check_own_stop, check_stop
 from trainer_core.engine.setup import request_entry
 from trainer_core.engine.state import Run
 from trainer_core.engine.transfer import Arriving, Transfer
@@ -79,8 +79,7 @@ class Feed:
         with self._changed:
             while not self._ready:
                 self._changed.wait(_LOOK_EVERY_S)
-                if self._run.backend.ranks == 1:
-                    self._run.control.check_stop()
+                check_own_stop(self._run)
             if isinstance(self._ready[0], Exception):
                 raise self._ready[0]
             batch = self._ready.popleft()

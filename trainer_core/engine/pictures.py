@@ -16,7 +16,7 @@ from trainer_core.checkpoint.folders import read_manifest
 from trainer_core.checkpoint.layout import FileFacts, adapter_files, checkpoint_name
 from trainer_core.config.plan import Pictures, Shown
 from trainer_core.config.plan.pictures import USUAL_SHARE
-from trainer_core.engine.control import check_control, check_stop
+from trainer_core.engine.control import check_control, check_own_stop
 from trainer_core.engine.picture_adapter import (
     further_facts,
     laid_over_pictures,
@@ -252,8 +252,7 @@ class _Painter:
 
     def _after_sampler_step(self, picture: Picture, number: int, taken: Taken) -> None:
         # Where memory fails on one of several ranks, it makes fewer steps than the others.
-        if self._run.backend.ranks == 1:
-            check_stop(self._run)
+        check_own_stop(self._run)
         make_preview_if_due(self._run, self._state, picture, number, taken)
 
     def tell_left_out(self) -> None:

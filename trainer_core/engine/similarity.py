@@ -6,7 +6,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from trainer_core.engine.control import check_stop
+from trainer_core.engine.control import check_own_stop
 from trainer_core.engine.setup import request_entry
 from trainer_core.engine.state import Run
 from trainer_core.hidream.vae import decode_stored, on_device
@@ -38,19 +38,13 @@ def _pictures(run: Run) -> Iterator[Image.Image]:
 
     def wait(digest: str) -> None:
         request_entry(run.job, digest)
-        _check_stop(run)
+        check_own_stop(run)
 
     entries = run.loaded.entries.beside(wait)
     processor = VaeImageProcessor()
     vae = run.loaded.vae
     with on_device(vae, run.loaded.network.compute.device):
         for digest in compared_entries(run.plan.identity, run.job.index):
-            _check_stop(run)
+            check_own_stop(run)
             decoded = decode_stored(vae, entries.read(digest, "latents")["mean"])
             yield processor.postprocess(decoded.cpu(), output_type="pil")[0]
-
-
-def _check_stop(run: Run) -> None:
-    """The other ranks wait in an exchange meanwhile, which this one may not leave out."""
-    if run.backend.ranks == 1:
-        check_stop(run)

@@ -11,6 +11,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -101,7 +102,7 @@ def _shape_of(mask: Mask) -> str | None:
     if not 0.75 <= width / height <= 1.35:
         return None
     grid = _scaled(cut)
-    overlaps = [(_overlap(grid, outline), name) for name, outline in _OUTLINES]
+    overlaps = [(_overlap(grid, outline), name) for name, outline in _outlines()]
     overlap, best = max(overlaps)
     return best if overlap >= _LEAST_OVERLAP else None
 
@@ -130,9 +131,11 @@ def _outline(shape: str, rounded: float) -> Mask:
     return _scaled(_cut(np.asarray(blurred) > 127))
 
 
-_OUTLINES: Final = [
-    (shape, _outline(shape, rounded)) for shape in (*SHAPES, *NEW_SHAPES) for rounded in _ROUNDED
-]
+@cache
+def _outlines() -> list[tuple[str, Mask]]:
+    """Each known shape, sharp and rounded."""
+    shapes = (*SHAPES, *NEW_SHAPES)
+    return [(shape, _outline(shape, rounded)) for shape in shapes for rounded in _ROUNDED]
 
 
 def _distances(pixels: Pixels, colour: Pixels | RGB) -> Pixels:
