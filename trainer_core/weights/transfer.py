@@ -128,15 +128,20 @@ def _each_in_threads(
                     return
             yield item
 
+    def work_all() -> None:
+        # Grad mode, device and stream belong to a thread.
+        on_stream = nullcontext() if stream is None else torch.cuda.stream(stream)
+        with torch.no_grad(), on_stream:
+            memory = _Memory(device)
+            for item in take():
+                work(memory, item)
+
     def run() -> None:
         nonlocal is_over
         try:
-            # Grad mode, device and stream belong to a thread.
-            on_stream = nullcontext() if stream is None else torch.cuda.stream(stream)
-            with torch.no_grad(), on_stream:
-                memory = _Memory(device)
-                for item in take():
-                    work(memory, item)
+            # Its tensors are gone when it returns. A process that ended while a thread, already
+            # counted as ended, still freed them would be aborted by PyTorch.
+            work_all()
         except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
             is_over = True
             errors.append(error)
