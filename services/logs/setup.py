@@ -12,8 +12,10 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 _SECRET_NAME: Final = re.compile(
     r"(^|_)(token|key|pepper|secret|password|authorization|signature|credential)s?$", re.IGNORECASE
 )
-_SIGNED_URL: Final = re.compile(r"(https?://[^\s?#]+)\?\S*signature\S*", re.IGNORECASE)
-_USERINFO: Final = re.compile(r"(\w+://)[^\s/@]+@")
+# Clients write these texts. Each pattern passes over a text once: no part of a text is matched from
+# many starts. For a path of 8,000 characters that took half a second.
+_QUERY: Final = re.compile(r"(https?://(?:(?!https?://)[^\s?#])+)\?\S*", re.IGNORECASE)
+_USERINFO: Final = re.compile(r"(\b\w+://)[^\s/@]+@")
 _TOKEN: Final = re.compile(
     r"\b(?:rv[a-z]?_[A-Za-z0-9_-]{8,}|hf_(?:oauth_)?[A-Za-z0-9._-]{16,}|whsec_[A-Za-z0-9+/=]{16,})"
 )
@@ -64,9 +66,14 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 def redacted(text: str) -> str:
     """The text without keys and tokens, passwords in addresses and signed queries."""
-    text = _SIGNED_URL.sub(rf"\1?{_REDACTED}", text)
+    text = _QUERY.sub(_without_signature, text)
     text = _USERINFO.sub(rf"\1{_REDACTED}@", text)
     return _TOKEN.sub(_REDACTED, text)
+
+
+def _without_signature(query: re.Match[str]) -> str:
+    is_signed = "signature" in query[0].lower()
+    return f"{query[1]}?{_REDACTED}" if is_signed else query[0]
 
 
 def _clean(name: str, value: Any) -> Any:

@@ -24,6 +24,8 @@ from services.logs.setup import redact
         ("hf_token", "abc123"),
         ("path", "/v1/secrets/hf_abc123abc123abc123"),
         ("detail", "whsec_abc123abc123abc123"),
+        ("url", "https://hub.example/?to=https://s3.example/k?X-Amz-Signature=abc123"),
+        ("url", "https://hub.example/https://s3.example/k?X-Amz-Signature=abc123"),
     ],
 )
 def test_secrets_are_redacted(name: str, value: object) -> None:
@@ -46,6 +48,14 @@ def test_other_values_are_not_redacted() -> None:
     assert kept["run_id"] == "run_1"
     assert kept["key_prefix"] == "tenants/t/"
     assert kept["setting"] == "hf_hub_offline"
+
+
+@pytest.mark.parametrize("part", ["x", "_", "http://", "http://a?", "a://", "a@", " "])
+def test_a_long_text_is_read_once(part: str) -> None:
+    # If each position were a start of its own, this would take minutes.
+    text = part * 500_000
+    kept = redact(None, "info", {"event": text})["event"]
+    assert kept == text
 
 
 def test_lines_are_json_on_standard_error_with_the_service_in_each() -> None:
