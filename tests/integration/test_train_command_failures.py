@@ -93,30 +93,19 @@ def test_several_processes_need_deepspeed(zygote: Zygote, small: Small, tmp_path
     assert "zero_stage" in events[-1]["message"]
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"ema": {"decay": 0.9, "warmup_steps": 0, "update_interval": 1}}, "EMA"),
-        ({"clip": {"method": "value", "limit": 1.0}}, "grad_clip_method"),
-        ({"name": "prodigy"}, "prodigy cannot be sharded"),
-        ({"name": "bnb-lion8bit-paged"}, "bnb-lion8bit-paged cannot be sharded"),
-    ],
-)
-def test_what_deepspeed_cannot_do_is_refused(
-    zygote: Zygote, small: Small, tmp_path: Path, change: dict[str, Any], words: str
+@pytest.mark.parametrize("name", ["prodigy", "bnb-lion8bit-paged"])
+def test_an_optimizer_that_cannot_be_sharded_is_refused(
+    zygote: Zygote, small: Small, tmp_path: Path, name: str
 ) -> None:
     job = small(base_model_precision="no_change")
-    identity = job["plan"]["identity"]
-    identity |= {"model_type": "full", "adapter": None}
-    identity |= {"clip": None}
-    identity |= {key: value for key, value in change.items() if key in ("ema", "clip")}
-    identity["optimizer"] |= {key: value for key, value in change.items() if key == "name"}
+    job["plan"]["identity"] |= {"model_type": "full", "adapter": None}
+    job["plan"]["identity"]["optimizer"]["name"] = name
     job["plan"]["operation"]["zero_stage"] = 2
 
     status, events = zygote.train(job, tmp_path)
 
     assert (status, events[-1]["code"]) == (1, "bad_device")
-    assert words in events[-1]["message"]
+    assert f"{name} cannot be sharded" in events[-1]["message"]
 
 
 def test_a_missing_entry_is_requested_and_then_fails_the_run(

@@ -279,11 +279,10 @@ def test_full_rank_has_rules_of_its_own() -> None:
     assert plan.identity.adapter is None
     assert plan.operation.zero_stage == 2
     assert plan.identity.clip == Clip(method="norm", limit=2.0)
-    wrong = {"base_model_precision": "int8-quanto", "grad_clip_method": "value", "zero_stage": 4}
+    wrong = {"base_model_precision": "int8-quanto", "zero_stage": 4}
     assert problems_of({"model_type": "full", **wrong}) == [
         ("/config/zero_stage", "bad_value"),
         ("/config/base_model_precision", "conflict"),
-        ("/config/grad_clip_method", "conflict"),
     ]
 
 

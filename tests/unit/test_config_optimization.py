@@ -183,10 +183,8 @@ def test_one_gpu_trains_all_weights_without_deepspeed() -> None:
 @pytest.mark.parametrize(
     ("written", "pointer", "code"),
     [
-        ({"grad_clip_method": "value"}, "/config/grad_clip_method", "conflict"),
         ({"optimizer": "prodigy", "learning_rate": 1}, "/config/optimizer", "not_implemented"),
         ({"optimizer": "bnb-lion8bit-paged"}, "/config/optimizer", "not_implemented"),
-        ({"use_ema": True}, "/config/use_ema", "not_implemented"),
     ],
 )
 def test_deepspeed_refuses_what_one_process_does(
@@ -194,3 +192,13 @@ def test_deepspeed_refuses_what_one_process_does(
 ) -> None:
     assert problems_of({**FULL, **written, "zero_stage": 2}) == [(pointer, code)]
     import_small({**FULL, **written})
+
+
+def test_deepspeed_clips_by_value_and_keeps_a_mean_too() -> None:
+    written = {"grad_clip_method": "value", "use_ema": True, "ema_device": "accelerator"}
+
+    plan = import_small({**FULL, **written, "zero_stage": 2}).plan
+
+    assert plan.identity.clip == Clip(method="value", limit=2)
+    assert plan.identity.ema is not None
+    assert plan.operation.ema_device == "accelerator"

@@ -6,8 +6,8 @@ checkpoints are not used, because they contain pickles.
 """
 
 import os
-from collections.abc import Iterable, Mapping, MutableMapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
 import torch
@@ -22,14 +22,18 @@ from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import Losses, batch_losses
 from trainer_core.engine.pending import Finished, Pending
 from trainer_core.engine.step import check_same_names
-from trainer_core.engine.step_metrics import StepMeans, metrics_of, total_loss
+from trainer_core.engine.step_metrics import StepMeans, total_loss
+from trainer_core.engine.zero_gradients import clip_values, gradient_shards, step_metrics
+from trainer_core.engine.zero_shards import WeightShards
 from trainer_core.errors import CheckpointError, DeviceError
 from trainer_core.faultpoints import fault_point
 from trainer_core.hidream.blocks import NoteExperts
 from trainer_core.hidream.network import Network
 from trainer_core.optim.build import build_optimizer, set_learning_rate
+from trainer_core.optim.ema import Ema
 from trainer_core.optim.state import TENSOR, complete_state
 from trainer_core.precision.compute import Compute
+from trainer_core.process.control import StopRequestedError
 
 _NEVER: Final = 1 << 40
 _BUCKET_ELEMENTS: Final = 500_000_000
@@ -82,6 +86,13 @@ class ZeroSharded:
         self._compute = compute
         transformer = engine.module.transformer
         self._parameters: dict[str, nn.Parameter] = dict(transformer.named_parameters())
+        self._clip = plan.identity.clip
+        self._shards = WeightShards(engine, optimizer, self._parameters, compute.device)
+        self._ema: Ema | None = None
+        if plan.identity.ema is not None:
+            device = self._shards.leaves[0].device
+            home = torch.device("cpu") if plan.operation.ema_device == "cpu" else device
+            self._ema = Ema(self._shards, plan.identity.ema, home)
         self.preparation: tuple[str, ...] = ("DeepSpeed asks the host before each update",)
         self.rank = torch.distributed.get_rank()
         self.ranks = torch.distributed.get_world_size()
@@ -114,31 +125,25 @@ class ZeroSharded:
             fault_point("train.after_backward")
             if number < share:
                 self._engine.step()  # only counts the micro-batch: DeepSpeed updates at the last
-        torch.distributed.all_reduce(means.flow)
-        torch.distributed.all_reduce(means.by_sigma)
-        if means.has_balance:
-            torch.distributed.all_reduce(means.balance)
-        largest, norm = self._gradient_size()
-        numbers, more = means.numbers(largest).tolist(), means.more_numbers(norm).tolist()
-        metrics = metrics_of(step, numbers, more, has_balance=means.has_balance)
+        gradients = gradient_shards(self._engine, self._parameters.values(), self._shards.leaves)
+        metrics = step_metrics(step, means, gradients, are_parts=bool(self._stage))
+        if self._clip is not None and self._clip.method == "value":
+            clip_values(gradients, self._clip.limit)
+        del gradients
         fault_point("train.before_step")
         set_learning_rate(self._optimizer, learning_rate)
         self._engine.step()
+        if self._ema is not None:
+            self._update_means(self._ema, step)
         return Finished(metrics)
+
+    def _update_means(self, ema: Ema, step: int) -> None:
+        device = self._shards.leaves[0].device
+        share = torch.tensor(ema.share(step), device=device)
+        ema.update(share, torch.ones((), dtype=torch.bool, device=device))
 
     def take_warnings(self) -> list[str]:
         return []
-
-    def _gradient_size(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Largest absolute element and norm of all gradients, before DeepSpeed clips the norm."""
-        from deepspeed.utils import safe_get_full_grad  # noqa: PLC0415 - an extra of its own
-
-        largest, norms = [], []
-        for parameter in self._parameters.values():
-            gradient = safe_get_full_grad(parameter)
-            largest.append(gradient.abs().max().float())
-            norms.append(torch.linalg.vector_norm(gradient, dtype=torch.float32))
-        return torch.stack(largest).max(), torch.linalg.vector_norm(torch.stack(norms))
 
     def tensors(self) -> TrainedTensors:
         from deepspeed.utils import (  # noqa: PLC0415 - an extra of its own
@@ -165,7 +170,11 @@ class ZeroSharded:
             for field in fields:
                 state[prefix + field] = safe_get_full_optimizer_state(parameter, field).clone()
             state |= {prefix + field: value.clone() for field, value in counts.items()}
-        return TrainedTensors(parameters=parameters, optimizer_state=state, ema={})
+        return TrainedTensors(
+            parameters=parameters,
+            optimizer_state=state,
+            ema=self._shards.whole(self._ema.means) if self._ema else {},
+        )
 
     def _fields(self) -> tuple[list[str], dict[str, torch.Tensor]]:
         """Names of the state fields that are sharded like a weight, and a shard's scalar fields."""
@@ -186,6 +195,8 @@ class ZeroSharded:
         self._make_state(next(iter(state.values())))
         for name, parameter in self._parameters.items():
             self._restore(parameter, checkpoint.parameters[name], state[name])
+        if self._ema is not None:
+            self._ema.load(self._shards.own_parts(checkpoint.ema))
 
     def _make_state(self, example: Mapping[str, torch.Tensor]) -> None:
         """Create the state of every shard: zeros, in the fields that ``example`` has."""
@@ -230,8 +241,22 @@ class ZeroSharded:
         torch.distributed.all_reduce(total)
         return total.cpu()
 
-    def with_means(self) -> AbstractContextManager[None]:
-        return nullcontext()  # ``open_zero`` refuses plans with an EMA
+    @contextmanager
+    def with_means(self) -> Iterator[None]:
+        if self._ema is None:
+            yield
+            return
+        stop: StopRequestedError | None = None
+        with self._ema.applied():
+            self._shards.publish()
+            try:
+                yield
+            except StopRequestedError as request:
+                stop = request
+        # Not after an error: it may be of this rank only, and the others would not answer.
+        self._shards.publish()
+        if stop is not None:
+            raise stop
 
     def free_memory(self) -> None:
         """DeepSpeed's buffers stay for the run."""
@@ -274,13 +299,6 @@ def open_zero(network: Network, plan: Plan) -> ZeroSharded:
 
 
 def _refuse_unsupported(identity: Identity) -> None:
-    if identity.ema is not None:
-        raise DeviceError(
-            "DeepSpeed runs without a running mean (EMA): set use_ema to false, or leave out "
-            "zero_stage"
-        )
-    if identity.clip is not None and identity.clip.method == "value":
-        raise DeviceError("DeepSpeed clips only by norm: set grad_clip_method to norm")
     if identity.optimizer.name not in SHARDED_OPTIMIZERS:
         raise DeviceError(
             f"{identity.optimizer.name} cannot be sharded: leave out zero_stage, or take one of "
@@ -292,6 +310,8 @@ def _engine_config(network: Network, plan: Plan, ranks: int) -> dict[str, Any]:
     """DeepSpeed's configuration."""
     identity = plan.identity
     per_step = identity.micro_batches_per_step
+    clip = identity.clip
+    norm_limit = clip.limit if clip is not None and clip.method == "norm" else 0.0
     elements = sum(parameter.numel() for parameter in network.transformer.parameters())
     return {
         "train_micro_batch_size_per_gpu": identity.micro_batch_size,
@@ -302,7 +322,7 @@ def _engine_config(network: Network, plan: Plan, ranks: int) -> dict[str, Any]:
             "reduce_bucket_size": min(_BUCKET_ELEMENTS, elements),
         },
         "zero_allow_untested_optimizer": True,
-        "gradient_clipping": identity.clip.limit if identity.clip else 0.0,
+        "gradient_clipping": norm_limit,
         "bf16": {"enabled": network.compute.weights is torch.bfloat16},
         "steps_per_print": _NEVER,
     }

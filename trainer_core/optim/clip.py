@@ -1,11 +1,26 @@
 """The size of the gradient, and gradient clipping. Nothing here waits for the device."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 import torch
 from torch import nn
 
 from trainer_core.config.plan import Clip
+
+_PIECE_ELEMENTS: Final = 1 << 16
+
+
+def norm_pieces(gradients: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """The same elements, in pieces of which the norm is right to fp32.
+
+    A CPU adds squares one after another: in a sum of millions the small ones are lost.
+    """
+    return [
+        piece
+        for each in gradients
+        for piece in ((each,) if each.is_cuda else torch.split(each.reshape(-1), _PIECE_ELEMENTS))
+    ]
 
 
 def largest_gradient(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
@@ -18,10 +33,10 @@ def clip_gradients(parameters: Sequence[nn.Parameter], clip: Clip | None) -> tor
 
     Returns the Euclidean norm of all gradients before that, a scalar on their device.
     """
+    norm = torch.nn.utils.get_total_norm(norm_pieces(_gradients(parameters)))
     if clip is not None and clip.method == "norm":
-        return torch.nn.utils.clip_grad_norm_(parameters, clip.limit)
-    norm = torch.nn.utils.get_total_norm(_gradients(parameters))
-    if clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip.limit, norm)
+    elif clip is not None:
         torch.nn.utils.clip_grad_value_(parameters, clip.limit)
     return norm
 

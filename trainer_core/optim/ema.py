@@ -32,9 +32,10 @@ class Ema:
         """The means start as copies of the parameters, on ``device``."""
         self._parameters = parameters
         self._plan = plan
-        self._means = [
+        self.means = [
             leaf.detach().to(device, torch.float32, copy=True) for leaf in parameters.leaves
         ]
+        """Shaped like the leaves. Not valid inside ``applied``."""
         self.asks_host: Final = device.type == "cpu" and parameters.leaves[0].is_cuda
         """Whether ``update`` waits for the device, to copy the parameters to the host."""
 
@@ -76,14 +77,14 @@ class Ema:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The means by the parameters' names. Not valid inside ``applied``."""
-        return self._parameters.for_checkpoint(self._means)
+        return self._parameters.for_checkpoint(self.means)
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Restore what ``tensors`` returned.
 
         Raises CheckpointError where a mean is missing, or has another shape or type.
         """
-        for name, mean in self._parameters.by_name(self._means).items():
+        for name, mean in self._parameters.by_name(self.means).items():
             saved = tensors.get(name)
             if saved is None or saved.shape != mean.shape or saved.dtype != mean.dtype:
                 raise CheckpointError(
@@ -100,5 +101,5 @@ class Ema:
             mean.copy_(value)
 
     def _pieces(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        for leaf, mean in zip(self._parameters.leaves, self._means, strict=True):
+        for leaf, mean in zip(self._parameters.leaves, self.means, strict=True):
             yield from in_pieces(leaf.detach(), mean)

@@ -136,7 +136,7 @@ def the_means_are_on_the_cpu(plan: Plan, environment: Environment) -> None:
     elsewhere = Compute(device=torch.device("meta"), weights=torch.float32, is_autocast=False)
     backend = SingleProcess(replace(loaded.network, compute=elsewhere), plan)
     assert backend._ema is not None
-    expect({mean.device.type for mean in backend._ema._means}, {"cpu"})
+    expect({mean.device.type for mean in backend._ema.means}, {"cpu"})
 
 
 @GROUP.observes("operation.output_dir", reset="elsewhere")

@@ -3,7 +3,6 @@
 from typing import Final
 
 from trainer_core.config.plan import EmaPlan, Place
-from trainer_core.config.simpletuner.deepspeed import uses_deepspeed
 from trainer_core.config.simpletuner.length import ema_problem
 from trainer_core.config.simpletuner.model import is_full_rank
 from trainer_core.config.simpletuner.reading import Options
@@ -48,11 +47,6 @@ def ema_of(config: Options, steps: int | None) -> EmaPlan | None:
     if not is_full_rank(config):
         why = "for an adapter: its mean is updated on the accelerator, as a part of the step"
         config.idle(why, _DEVICE, _CPU_ONLY)
-    if uses_deepspeed(config):
-        message = (
-            "DeepSpeed runs without a running mean (EMA): set use_ema to false, or use one GPU "
-        )
-        config.problem(_USE, "not_implemented", message + "without zero_stage.")
     if config[_CPU_ONLY] and config[_DEVICE] == "accelerator":
         message = "ema_cpu_only and ema_device accelerator contradict each other."
         config.problem(_CPU_ONLY, "conflict", message)

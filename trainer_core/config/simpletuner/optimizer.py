@@ -156,7 +156,7 @@ _CLIP_METHOD: Final[Option[ClipMethod]] = OPTIMIZER.choice(
     "grad_clip_method",
     ClipMethod,
     "value",
-    "value clamps each element, norm scales the global norm; DeepSpeed has only norm.",
+    "value clamps each element, norm scales the global norm; with DeepSpeed norm by default.",
 )
 OPTIMIZER.unlike(
     _NAME,
@@ -218,13 +218,12 @@ def optimizer_of(config: Options) -> OptimizerPlan:
 def clip_of(config: Options) -> Clip | None:
     """None where gradients are not clipped."""
     limit, method = config[_CLIP_LIMIT], config[_CLIP_METHOD]
-    if uses_deepspeed(config) and method == "value":
-        if config.given(_CLIP_METHOD) and names_deepspeed(config):
-            config.differs(_CLIP_METHOD, "is norm with DeepSpeed, which has no other.")
-        elif config.given(_CLIP_METHOD):
-            message = "DeepSpeed clips only by norm: set grad_clip_method to norm."
-            config.problem(_CLIP_METHOD, "conflict", message)
+    if uses_deepspeed(config) and not config.given(_CLIP_METHOD):
         method = "norm"
+    elif names_deepspeed(config) and method == "value":
+        config.differs(
+            _CLIP_METHOD, "value acts; SimpleTuner's DeepSpeed clips the norm, if at all."
+        )
     if not limit:
         config.idle("with max_grad_norm 0", _CLIP_METHOD)
         return None
