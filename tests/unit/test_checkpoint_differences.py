@@ -15,7 +15,11 @@ from trainer_core.config.simpletuner.lokr import LYCORIS
 from trainer_core.config.simpletuner.options import OPTIONS as RUN_OPTIONS
 
 IDENTITY: Any = import_small().plan.guarded_identity()
-OWN_WORDS = {"the data backends", "the order of samples"}
+OWN_WORDS = {
+    "gradient_accumulation_steps times num_processes",
+    "the data backends",
+    "the order of samples",
+}
 
 
 def changed(path: str, value: Any) -> Any:

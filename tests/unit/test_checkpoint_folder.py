@@ -28,6 +28,8 @@ from trainer_core.errors import CheckpointError, InjectedFaultError
 
 IDENTITY: dict[str, JsonValue] = {
     "seed": 42,
+    "accumulation_steps": 1,
+    "world_size": 1,
     "optimizer": {"name": "adamw", "betas": [0.9, 0.999]},
     "adapter": {"modules": [{"path": f"m.{i}", "factor": 16} for i in range(20)]},
 }
@@ -50,11 +52,11 @@ MEANS = {name: value / 3 for name, value in PARAMETERS.items()}
 TRAINED = TrainedTensors(parameters=PARAMETERS, optimizer_state=STATE, ema=MEANS)
 
 
-def write(folder: Path, step: int = 4) -> WrittenFolder:
+def write(folder: Path, step: int = 4, run: CheckpointIdentity = RUN) -> WrittenFolder:
     facts = CheckpointFacts(
         step=step,
         cursor=2 * step,
-        run=RUN,
+        run=run,
         scalars={"loss": 0.25, "threads": 1},
     )
     return write_checkpoint(folder, facts, TRAINED)
@@ -136,6 +138,20 @@ def test_another_plan_is_refused_by_the_fields_that_differ(
 
     with pytest.raises(CheckpointError, match=words):
         read_checkpoint(written.path, other)
+
+
+def test_other_ranks_with_as_many_micro_batches_a_step_are_the_same_plan(tmp_path: Path) -> None:
+    """Older checkpoints have the ranks beside the accumulation."""
+    identity = {**IDENTITY, "accumulation_steps": 2, "world_size": 3}
+    run = replace(RUN, identity=identity, identity_digest=digest_of(identity))
+    folder = write(tmp_path, 2, run).path
+    whole = {**IDENTITY, "accumulation_steps": 6, "world_size": 1}
+
+    run = replace(RUN, identity=whole, identity_digest=digest_of(whole))
+    assert read_checkpoint(folder, run).manifest.step == 2
+    fewer = {**whole, "accumulation_steps": 4}
+    with pytest.raises(CheckpointError, match=r"times num_processes: 4 here, 6 in the checkpoint"):
+        read_checkpoint(folder, replace(RUN, identity=fewer, identity_digest=digest_of(fewer)))
 
 
 def test_a_refusal_names_eight_of_many_fields(tmp_path: Path) -> None:

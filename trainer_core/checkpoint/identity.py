@@ -11,6 +11,7 @@ from trainer_core.checkpoint.folders import check_digests, read_manifest
 from trainer_core.checkpoint.layout import CheckpointManifest
 from trainer_core.checkpoint.matmul import matmul_of
 from trainer_core.config.plan import Matmul
+from trainer_core.config.plan.document import with_whole_steps
 from trainer_core.data.orders import data_digest_of
 from trainer_core.errors import CheckpointError
 from trainer_core.process.job import Job
@@ -74,7 +75,9 @@ def _differs(
     found: list[str] = []
     has_other_plan = run.identity_digest != manifest.identity_digest
     if has_other_plan and manifest.identity:
-        found += differences(run.identity, manifest.identity)
+        there = with_whole_steps(manifest.identity)  # older ones have the ranks beside the steps
+        found += differences(run.identity, there)
+        has_other_plan = run.identity != there
     if run.matmul not in ("auto", kind := matmul_of(manifest)):
         found.append(f"base_model_matmul_precision: {run.matmul} here, {kind} in the checkpoint")
     if run.base_digest != manifest.base_digest:

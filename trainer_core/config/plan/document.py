@@ -3,6 +3,7 @@
 Two plans with equal identities give equal weights on equal data.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import JsonValue, model_validator
@@ -38,7 +39,8 @@ class Plan(Frozen):
 
         The length may change where the learning-rate schedule does not depend on it. A length in
         epochs is guarded as such: its number of steps follows from the data, which is guarded too.
-        The name of the base model may change, because its digest identifies it.
+        The name of the base model may change, because its digest identifies it. The ranks stand in
+        ``accumulation_steps``, as ``with_whole_steps`` has them.
         ``precision.matmul`` is compared with what the checkpoint's run picked
         (``checkpoint.matmul``).
         """
@@ -47,4 +49,13 @@ class Plan(Frozen):
             if identity.get(name) is None or not self.identity.schedule.follows_length:
                 identity.pop(name, None)
         del identity["base"]["name"], identity["precision"]["matmul"]
-        return identity
+        return with_whole_steps(identity)
+
+
+def with_whole_steps(identity: Mapping[str, Any]) -> dict[str, JsonValue]:
+    """An identity as JSON with all micro-batches of a step accumulated by one rank.
+
+    Their number is what changes the weights, and not how many ranks share them.
+    """
+    micro_batches = identity["accumulation_steps"] * identity["world_size"]
+    return {**identity, "accumulation_steps": micro_batches, "world_size": 1}

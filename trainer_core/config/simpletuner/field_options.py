@@ -64,7 +64,7 @@ OPTIONS: Final[Mapping[str, str]] = {
     "ema.warmup_steps": "ema_warmup_steps",
     "ema.update_interval": "ema_update_interval",
     "micro_batch_size": "train_batch_size",
-    "accumulation_steps": "gradient_accumulation_steps",
+    "accumulation_steps": "gradient_accumulation_steps times num_processes",
     "world_size": "world_size",
     "max_train_steps": "max_train_steps",
     "num_train_epochs": "num_train_epochs",
