@@ -23,6 +23,7 @@ from services.trainer.failures import AttemptFailedError, infra_failed
 from services.trainer.feed_order import FeedOrder
 from services.trainer.intact import intact
 from services.trainer.lease import Lease
+from services.trainer.ranks import ranks_for
 from services.workers.base_models import find_base_model
 from services.workers.documents import read_index, read_plan
 from trainer_core.base_models.describe import home_of
@@ -51,6 +52,7 @@ class Prepared:
     """The step of the checkpoint that it resumes from; 0 without one."""
     order: FeedOrder
     world_size: int
+    """How many processes train it."""
     output_dir: Path
     shards_dir: Path
 
@@ -108,7 +110,7 @@ def prepare(held: HeldRun, folder: Path) -> Prepared:
             micro_batches_per_step=identity.micro_batches_per_step,
             last_step=steps_on(identity, index),
         ),
-        world_size=identity.world_size,
+        world_size=ranks_for(plan, needs_gpu=held.context.needs_gpu, env=os.environ),
         output_dir=output_dir,
         shards_dir=shards_dir,
     )

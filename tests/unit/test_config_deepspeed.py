@@ -109,13 +109,13 @@ def test_the_rules_of_deepspeed_hold_for_it() -> None:
 
 
 @pytest.mark.parametrize("written", [AGREEING, {"anything": 1}, "ds.json", "zero2"])
-def test_an_adapter_trains_in_one_process(written: Any) -> None:
+def test_an_adapter_trains_without_deepspeed(written: Any) -> None:
     imported = import_small({"deepspeed_config": written})
 
     assert imported.plan.operation.zero_stage is None
     assert texts_of(imported.notices, "no_effect") == [
         (
-            "deepspeed_config: has no effect on an adapter, which trains in one process without "
+            "deepspeed_config: has no effect on an adapter: each GPU holds the base whole, without "
             "DeepSpeed."
         )
     ]

@@ -286,18 +286,16 @@ def test_full_rank_has_rules_of_its_own() -> None:
     ]
 
 
-def test_an_adapter_accumulates_what_several_gpus_would_have_shared() -> None:
+def test_a_run_may_go_on_with_other_gpus_and_the_same_batches_a_step() -> None:
     written = {"num_processes": 2, "gradient_accumulation_steps": 3, "train_batch_size": 4}
-    imported = import_small(written)
-    identity = imported.plan.identity
+    plan = import_small(written).plan
 
-    assert (identity.world_size, identity.accumulation_steps) == (1, 6)
-    alone = import_small({**written, "num_processes": 1, "gradient_accumulation_steps": 6})
-    assert identity == alone.plan.identity
-    assert (
-        "num_processes: an adapter trains on one GPU: it accumulates 6 batches, so that a step has "
-        "the same 24 samples." in texts(imported)
-    )
+    assert (plan.identity.world_size, plan.identity.accumulation_steps) == (2, 3)
+    assert plan.identity.micro_batches_per_step == 6
+    alone = import_small({**written, "num_processes": 1, "gradient_accumulation_steps": 6}).plan
+    assert alone.identity_digest() == plan.identity_digest()
+    fewer = import_small({**written, "num_processes": 1}).plan
+    assert fewer.identity_digest() != plan.identity_digest()
 
 
 def test_sizes_beyond_the_base_model_are_lowered_with_a_warning() -> None:

@@ -227,8 +227,8 @@ NO_PRESET: Final = (
     'embedders and the output head. "apply_preset": "attn" adapts the attention alone.'
 )
 TWO_PROCESSES: Final = (
-    "num_processes: an adapter trains on one GPU: it accumulates 4 batches, so that a step has the "
-    "same 16 samples."
+    "num_processes: a step has 16 samples, shared among 2 GPUs; where there are fewer, each "
+    "accumulates more of its batches."
 )
 
 

@@ -23,6 +23,7 @@ from trainer_core.process.events import EventWriter
 from trainer_core.process.failure import failure_as_json, failure_of
 from trainer_core.process.job import Job, read_job
 from trainer_core.process.node_cache import keep_kernels
+from trainer_core.process.own_card import see_own_card
 from trainer_core.process.supervision import parse_supervisor, start_watch
 from trainer_core.weights.files import kept_files, weight_files
 from trainer_core.weights.read_ahead import start_read_ahead
@@ -60,6 +61,7 @@ def _guarded(job: Path, events: EventWriter, control: Control) -> int:
 
 def _run(job: Job, events: EventWriter, control: Control) -> bool:
     keep_kernels(job.node_cache, os.environ)
+    see_own_card(job.plan, os.environ)
     let_segments_grow(os.environ)
     fix_workspace(job.plan.operation, os.environ)
     start_read_ahead(_likely_files(job))

@@ -137,7 +137,7 @@ def _losses(run: Run, use: ExpertUse) -> Callable[[Sequence[EvaluationRow]], tor
         try:
             return backend.losses(batch.to(device), objective, use.note)
         except torch.OutOfMemoryError:
-            if backend.ranks > 1:  # the others wait for this rank in the same forward
+            if backend.is_sharded:  # the others wait for this rank in the same forward
                 raise
         backend.free_memory()
         torch.cuda.empty_cache()

@@ -16,6 +16,8 @@ from trainer_core.config.plan.shapes import hidream_linears
 from trainer_core.data.entries import EntryFolder
 from trainer_core.data.entry_files import wanted_folder
 from trainer_core.engine.batch import BatchMaker
+from trainer_core.engine.data_parallel import DataParallel
+from trainer_core.engine.ranks import Ranks, ranks_started
 from trainer_core.engine.start_times import StartTimes
 from trainer_core.engine.step import Backend, SingleProcess
 from trainer_core.errors import BaseModelError, DeviceError, GpuMemoryTakenError, OutOfMemoryError
@@ -61,10 +63,12 @@ def load_run(job: Job, control: Control) -> LoadedRun:
     """Load the base model, prepare the network, and open what trains it.
 
     Raises BaseModelError where the folder does not hold the plan's base model, DeviceError
-    (GpuMissingError) where the machine lacks the plan's products (its device), OutOfMemoryError
-    where the run does not fit the card, and what loading raises.
+    (GpuMissingError) where the machine lacks the plan's products (its device), or where this many
+    ranks cannot train the plan, OutOfMemoryError where the run does not fit the card, and what
+    loading raises.
     """
     times = StartTimes()
+    _check_ranks(job.plan)
     folder = Path(job.base_model_dir)
     _check_base(folder, job.plan)
     compute = choose_compute(
@@ -72,6 +76,8 @@ def load_run(job: Job, control: Control) -> LoadedRun:
         job.plan.identity.precision,
         trains_base=job.plan.identity.adapter is None and job.plan.operation.zero_stage is None,
     )
+    # Before the memory is planned, of which NCCL takes some.
+    ranks = Ranks(compute.device) if _is_data_parallel(job.plan) else None
     matmul = matmul_for(job, capability_of(compute.device))
     vae = load_vae(folder, torch.float32)
     times.end("vae_s")
@@ -98,7 +104,7 @@ def load_run(job: Job, control: Control) -> LoadedRun:
     times.end("network_s")
     # Counted before DeepSpeed, which may shard the parameters.
     size = sum(each.numel() for each in network.trained.values())
-    backend = _backend(job.plan, network)
+    backend = _backend(job.plan, network, ranks)
     entries = _entries(job, control)
     batches = BatchMaker(
         job.index,
@@ -174,19 +180,30 @@ def _check_base(folder: Path, plan: Plan) -> None:
         )
 
 
-def _backend(plan: Plan, network: Network) -> Backend:
-    """The backend; raises DeviceError for several processes without DeepSpeed."""
+def _check_ranks(plan: Plan) -> None:
+    """Raises DeviceError where the ranks that were started cannot train the plan together."""
+    started, per_step = ranks_started(), plan.identity.micro_batches_per_step
+    if per_step % started:
+        raise DeviceError(
+            f"a step takes {per_step} micro-batches, which {started} ranks cannot share evenly: "
+            f"start a number of ranks that divides {per_step}"
+        )
+    if started > 1 and plan.identity.adapter is None and plan.operation.zero_stage is None:
+        raise DeviceError("several processes train all weights only with DeepSpeed: set zero_stage")
+
+
+def _is_data_parallel(plan: Plan) -> bool:
+    return plan.identity.adapter is not None and ranks_started() > 1
+
+
+def _backend(plan: Plan, network: Network, ranks: Ranks | None) -> Backend:
+    if ranks is not None:
+        return DataParallel(network, plan, ranks)
     if plan.operation.zero_stage is not None and network.adapter is None:
         from trainer_core.engine.zero import open_zero  # noqa: PLC0415 - an extra of its own
 
         return open_zero(network, plan)
-    if _has_several_ranks():
-        raise DeviceError("several processes train one model only with DeepSpeed: set zero_stage")
     return SingleProcess(network, plan)
-
-
-def _has_several_ranks() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _kept_weights(job: Job) -> KeptWeights | None:
@@ -199,7 +216,7 @@ def _kept_weights(job: Job) -> KeptWeights | None:
 def _entries(job: Job, control: Control) -> EntryFolder:
     def wait(digest: str) -> None:
         request_entry(job, digest)
-        if not _has_several_ranks():  # one of them may not stop alone
+        if ranks_started() == 1:  # one of them may not stop alone
             control.check_stop()
 
     return EntryFolder(

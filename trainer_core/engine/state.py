@@ -17,7 +17,6 @@ from trainer_core.engine.setup import LoadedRun
 from trainer_core.engine.step import Backend
 from trainer_core.engine.step_metrics import StepMetrics
 from trainer_core.engine.throughput import Throughput
-from trainer_core.errors import DeviceError
 from trainer_core.export.adapter_tensors import ModuleTensors
 from trainer_core.optim.schedule import learning_rate_at
 from trainer_core.process.control import Control
@@ -165,14 +164,7 @@ class TrainingState:
 
 
 def open_run(job: Job, loaded: LoadedRun, events: EventWriter, control: Control) -> Run:
-    """Raises DeviceError where the ranks cannot share the micro-batches of a step evenly."""
     identity = job.plan.identity
-    per_step = identity.micro_batches_per_step
-    if per_step % loaded.backend.ranks:
-        raise DeviceError(
-            f"a step takes {per_step} micro-batches, which {loaded.backend.ranks} ranks cannot "
-            "share evenly"
-        )
     sampler = sampler_of(identity, job.index)
     return Run(
         job=job,
@@ -180,7 +172,7 @@ def open_run(job: Job, loaded: LoadedRun, events: EventWriter, control: Control)
         events=events,
         control=control,
         sampler=sampler,
-        micro_batches_per_step=per_step,
+        micro_batches_per_step=identity.micro_batches_per_step,
         last_step=steps_of(identity, sampler.timeline),
         evaluation_samples=evaluation_samples(
             job.index, identity.seed, samples_in_order(identity, job.index)

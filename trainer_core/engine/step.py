@@ -30,15 +30,18 @@ from trainer_core.optim.open import open_optimizer
 class Backend(Protocol):
     """Holds the trained parameters and the optimizer, and takes steps with them.
 
-    ``SingleProcess`` is one process. ``zero.ZeroSharded`` is one or more ranks, which share each
-    step's micro-batches and shard the tensors. Every rank calls the same methods in the same order,
-    because most of them exchange data between the ranks.
+    ``SingleProcess`` is one process. ``data_parallel.DataParallel`` and ``zero.ZeroSharded`` are
+    each one of several ranks, which share a step's micro-batches; the second also shards tensors.
+    Every rank calls the same methods in the same order, because most of them exchange data between
+    the ranks.
     """
 
     rank: int
     """Number of this process, from 0."""
     ranks: int
     """Number of processes that share a step's micro-batches."""
+    is_sharded: bool
+    """Whether a forward needs the other ranks, because each holds a part of the tensors."""
     preparation: tuple[str, ...]
     """How steps are launched, and why not faster; told once, before the first step."""
 
@@ -107,6 +110,7 @@ class SingleProcess:
 
     rank = 0
     ranks = 1
+    is_sharded = False
 
     def __init__(self, network: Network, plan: Plan) -> None:
         """``network``: on its device, with fp32 trained parameters."""
@@ -170,6 +174,7 @@ class SingleProcess:
                 self._take(batch, count)
                 fault_point("train.after_backward")
             fault_point("train.before_step")
+            self._exchange()
         except BaseException:  # also a stop request while the step waits for an entry
             self._update.clear()
             raise
@@ -190,6 +195,9 @@ class SingleProcess:
         key = count, shapes_of(static)
         changed = self._update.accumulated()
         self._graphs.run(Work(key=key, run=add, rehearse=add, changed=changed))
+
+    def _exchange(self) -> None:
+        """Sum gradients and means over the ranks, of which there is one here."""
 
     def _add_gradients(self, batch: Batch, count: int) -> None:
         """Forward and backward of one of ``count`` micro-batches."""

@@ -45,9 +45,10 @@ class StepMeans:
     """Means over the micro-batches of a step, in tensors that stay where they are."""
 
     def __init__(self, device: torch.device) -> None:
-        self.flow = torch.zeros((), device=device)
-        self.balance = torch.zeros((), device=device)
-        self.by_sigma = torch.zeros((2, SIGMA_BINS), device=device)
+        self.sums = torch.zeros(2 + 2 * SIGMA_BINS, device=device)
+        """All of the following, one after another."""
+        self.flow, self.balance = self.sums[0], self.sums[1]
+        self.by_sigma = self.sums[2:].view(2, SIGMA_BINS)
         """Of each bin: the sum of its samples' losses, and their number."""
         self._bins = torch.arange(SIGMA_BINS, device=device)
         self.has_balance = False
@@ -67,9 +68,7 @@ class StepMeans:
 
     def clear(self) -> None:
         """Start a new step."""
-        self.flow.zero_()
-        self.balance.zero_()
-        self.by_sigma.zero_()
+        self.sums.zero_()
 
     def numbers(self, grad_max: torch.Tensor) -> torch.Tensor:
         """Both means and the largest gradient, fp64, [3], for ``metrics_of``."""

@@ -78,7 +78,7 @@ class Update:
         """The sums over micro-batches: gradients and means."""
         gradients = (leaf.grad for leaf in self._parameters.leaves)
         kept = [gradient for gradient in gradients if gradient is not None]
-        return [*kept, self._means.flow, self._means.balance, self._means.by_sigma]
+        return [*kept, self._means.sums]
 
     def clear(self) -> None:
         """Forget the gradients and the means of a step."""

@@ -69,6 +69,8 @@ class _Objective(nn.Module):
 class ZeroSharded:
     """The ``Backend`` of full-rank training."""
 
+    is_sharded = True
+
     def __init__(
         self, engine: Any, optimizer: torch.optim.Optimizer, plan: Plan, compute: Compute
     ) -> None:

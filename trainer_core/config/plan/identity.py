@@ -345,7 +345,8 @@ class Identity(Sparse):
     micro_batch_size: int = Field(ge=1)
     accumulation_steps: int = Field(ge=1)
     world_size: int = Field(ge=1)
-    """Number of ranks. An optimizer step takes accumulation_steps · world_size micro-batches."""
+    """Number of ranks that a step is planned for. It takes accumulation_steps · world_size
+    micro-batches, also where fewer ranks share them."""
     max_train_steps: int | None = Field(ge=1)
     """Optimizer steps. None: the length is ``num_train_epochs``."""
     num_train_epochs: int | None = Field(default=None, ge=1)

@@ -27,7 +27,7 @@ class Work(Frozen):
     traits: dict[str, Trait]
     """Settings that choose how the work is done. Runs with equal traits take time alike."""
     step_flops: float
-    """Floating-point operations of one optimizer step on one rank."""
+    """Floating-point operations of one optimizer step on one rank; for an adapter on all ranks."""
     pass_flops: float
     """Of one picture forward; the fixed validation loss does it a fixed number of times."""
     sample_flops: float
@@ -65,7 +65,10 @@ def work_of(
     identity, operation = plan.identity, plan.operation
     pass_flops = _pass_flops(transformer, image_px)
     passes = 3 if identity.adapter is None else 2  # forward, and back to inputs and to weights
-    samples = identity.micro_batch_size * identity.accumulation_steps
+    accumulated = identity.accumulation_steps
+    if identity.adapter is not None:  # a worker may have one GPU, which then takes all of them
+        accumulated = identity.micro_batches_per_step
+    samples = identity.micro_batch_size * accumulated
     sample_px = operation.sample_width_px * operation.sample_height_px
     pictures = _picture_flops(operation, transformer)
     evaluation = pass_flops * _evaluated_rows(plan, images)

@@ -84,7 +84,7 @@ def uses_deepspeed(config: Options) -> bool:
 def zero_stage_of(config: Options) -> int | None:
     """DeepSpeed's ZeRO stage; None: one process without DeepSpeed."""
     if not is_full_rank(config):
-        config.idle("on an adapter", _ZERO_STAGE)
+        config.idle("on an adapter: each GPU holds the base whole", _ZERO_STAGE)
         return None
     if (stage := config[_ZERO_STAGE]) is not None:
         return stage
@@ -99,7 +99,7 @@ def check_deepspeed(config: Options, run: Resolved, table: Mapping[str, Verdict]
             config.idle("because it is empty", _CONFIG)
         return
     if not is_full_rank(config):
-        config.idle("on an adapter, which trains in one process without DeepSpeed", _CONFIG)
+        config.idle("on an adapter: each GPU holds the base whole, without DeepSpeed", _CONFIG)
         return
     if isinstance(content, Unread):
         _report_unread(config, content)

@@ -34,7 +34,8 @@ OTHERS.handled(
     "fsdp_enable fsdp_version fsdp_reshard_after_forward fsdp_state_dict_type "
     "fsdp_cpu_ram_efficient_loading fsdp_auto_wrap_policy fsdp_limit_all_gathers "
     "fsdp_cpu_offload fsdp_activation_checkpointing fsdp_transformer_layer_cls_to_wrap",
-    "An adapter trains on one GPU; all weights are sharded by DeepSpeed (zero_stage).",
+    "Each GPU holds an adapter and its base whole; all weights are sharded by DeepSpeed "
+    "(zero_stage).",
 )
 OTHERS.handled(
     "accelerate_extra_args main_process_ip main_process_port machine_rank "

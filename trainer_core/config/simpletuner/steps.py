@@ -36,13 +36,14 @@ _EPOCHS: Final[Option[int | None]] = STEPS.integer(
 WORLD_SIZE: Final = STEPS.integer(
     "world_size",
     1,
-    "Reverie's own: number of GPUs; an adapter trains on one, and accumulates instead.",
+    "Reverie's own: number of GPUs that a step is planned for. An adapter has the same samples a "
+    "step on fewer: each GPU then accumulates more of its batches.",
     at_least=1,
     at_most=1024,
 )
 STEPS.unlike(
     STEPS.alias("num_processes", WORLD_SIZE),
-    "An adapter trains on one GPU and accumulates instead, with the same samples a step.",
+    "A step of an adapter has the samples of so many GPUs wherever it runs: fewer GPUs accumulate.",
 )
 _DEVICE: Final[Option[Device]] = STEPS.choice(
     "device", Device, "auto", "Reverie's own: auto takes cuda where there is one, else cpu."
@@ -100,10 +101,7 @@ def length_of(config: Options) -> Length:
 
 
 def accumulation_of(config: Options) -> int:
-    """Micro-batches of one rank in an optimizer step.
-
-    An adapter trains on one GPU, which accumulates what several GPUs would have shared.
-    """
+    """Micro-batches of one of the planned ranks in an optimizer step."""
     steps = config[_ACCUMULATION]
     if steps == 0:
         config.handled(_ACCUMULATION, "0 is taken as 1.")
@@ -111,20 +109,19 @@ def accumulation_of(config: Options) -> int:
         message = f"gradient_accumulation_steps is at most {_ACCUMULATION_MAX}."
         config.problem(_ACCUMULATION, "bad_value", message)
     accumulated, size = max(1, steps), config[WORLD_SIZE]
-    if is_full_rank(config) or size == 1:
-        return accumulated
-    samples = size * accumulated * config[BATCH_SIZE]
-    config.differs(
-        WORLD_SIZE,
-        f"an adapter trains on one GPU: it accumulates {size * accumulated} batches, so that a "
-        f"step has the same {samples} samples.",
-    )
-    return size * accumulated
+    if size > 1 and not is_full_rank(config):
+        samples = size * accumulated * config[BATCH_SIZE]
+        config.differs(
+            WORLD_SIZE,
+            f"a step has {samples} samples, shared among {size} GPUs; where there are fewer, each "
+            "accumulates more of its batches.",
+        )
+    return accumulated
 
 
 def world_size_of(config: Options) -> int:
-    """Number of ranks; above 1 only where all weights are trained."""
-    return config[WORLD_SIZE] if is_full_rank(config) else 1
+    """Number of ranks that a step is planned for."""
+    return config[WORLD_SIZE]
 
 
 def device_of(config: Options) -> Device:
