@@ -215,9 +215,8 @@ def test_the_same_photos_are_cached_once(tenant: Tenant, datasets: dict[str, str
     assert "caching" not in stages
 
 
-@pytest.mark.parametrize(
-    ("steps", "second_px"), [(2, SMALL_PX), pytest.param(60, 128, marks=pytest.mark.deep)]
-)
+@pytest.mark.deep
+@pytest.mark.parametrize(("steps", "second_px"), [(2, SMALL_PX), (60, 128)])
 def test_a_second_stage_starts_where_the_first_one_ended(
     steps: int,
     second_px: int,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -81,10 +82,33 @@ def start_up(home: Path, *options: str) -> subprocess.Popen[bytes]:
     return process
 
 
+@dataclass(frozen=True, kw_only=True)
+class Killed:
+    """What a killed ``reverie up`` was and left."""
+
+    processes: list[ProcessId]
+    facts: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def killed(home: Path) -> Killed:
+    process = start_up(home, "--quiet")
+    everyone = descendants([process.pid])
+    process.kill()
+    process.wait()
+    return Killed(processes=everyone, facts=facts_of(home))
+
+
+def test_a_killed_up_leaves_no_process(killed: Killed) -> None:
+    assert len(killed.processes) >= len(PARTS)
+    wait_gone(killed.processes)
+
+
 def test_a_process_that_ends_is_restarted_and_a_server_that_ends_ends_all(
-    home: Path, service: EmbeddedService
+    home: Path, killed: Killed, service: EmbeddedService
 ) -> None:
     assert set(service.processes) == PARTS
+    assert service.api_key == killed.facts["api_key"]
     key = {"Authorization": f"Bearer {service.api_key}"}
     assert httpx.get(f"{service.url}/v1/runs", headers=key, timeout=10).status_code == 200
     assert httpx.get(f"{service.url}/v1/runs", timeout=10).status_code == 401
@@ -116,25 +140,16 @@ def test_a_process_that_ends_is_restarted_and_a_server_that_ends_ends_all(
     assert not (home / "service.json").exists()
 
 
-def test_a_killed_up_leaves_no_process_and_the_next_one_starts(home: Path) -> None:
-    first = start_up(home, "--quiet")
-    key = facts_of(home)["api_key"]
-    everyone = descendants([first.pid])
-    assert len(everyone) >= len(PARTS)
-
-    first.kill()
-    first.wait()
-
-    wait_gone(everyone)
-    second = start_up(home, "--quiet")
-    assert facts_of(home)["api_key"] == key
-    everyone = descendants([second.pid])
+@pytest.mark.deep
+def test_a_second_stop_waits_for_no_checkpoint(home: Path) -> None:
+    process = start_up(home, "--quiet")
+    everyone = descendants([process.pid])
     (trainer,) = (each for each in everyone if "-m services.trainer" in command_of(each.pid))
     send_signal(trainer, signal.SIGSTOP)  # it would be waited for, for its checkpoint
-    second.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
     wait_until(lambda: "stopping" in (home.parent / "up.log").read_text(), what="the stop")
-    second.send_signal(signal.SIGTERM)
-    assert second.wait(timeout=60) == 0
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
     assert [p for p in everyone if is_alive(p)] == []
     assert not (home / "service.json").exists()
 

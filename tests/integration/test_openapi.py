@@ -161,6 +161,7 @@ def check(found: Fuzzed) -> None:
         assert all(status < 500 for status in answers), f"{label}: {answers}"
 
 
+@pytest.mark.deep
 def test_a_few_requests_of_every_operation(target: Target, tmp_path: Path) -> None:
     found = fuzzed(target, tmp_path, phases="examples,fuzzing", seed=1, examples=3)
     assert found.has_passed, found.report
