@@ -77,6 +77,8 @@ def samples(
         raise typer.BadParameter(
             f"{sheet} has to end in {_SHEET_SUFFIX}: the page is a PNG", param_hint="--sheet"
         )
+    if preview is not None:
+        _refuse_beside_preview(step=step, name=name, to=to, sheet=sheet, after=after)
     invocation: Invocation = ctx.obj
     with invocation.connect() as client:
         if preview is not None:
@@ -128,6 +130,16 @@ def _show(
     output.print_table(("STEP", "NAME", "WEIGHTS", "SIZE", "SEED", "PATH"), rows)
     if page.has_more:
         output.print_note(f"more: the same command with --after {page.next_cursor}")
+
+
+def _refuse_beside_preview(**others: object) -> None:
+    given = [f"--{name}" for name, value in others.items() if value is not None]
+    if given:
+        raise typer.BadParameter(
+            f"a run has one preview, and {', '.join(given)} does not act on it: leave it out, or "
+            "make it a command of its own",
+            param_hint="--preview",
+        )
 
 
 def _write_preview(client: "Client", run_id: str, file: Path, *, as_json: bool) -> None:

@@ -51,8 +51,8 @@ COVERING: Final[tuple[Case, ...]] = (
     ("full", "bnb-lion8bit-paged", "no_change"),
     ("lora", "adamw", "int8-quanto"),
 )
-"""Each kind of weights, of base and of optimizer state at least once; the 8-bit optimizer where tensors
-are large enough for 8 bits."""
+"""Each kind of weights, of base and of optimizer state once; the 8-bit one where tensors are large
+enough for 8 bits."""
 ALL: Final = tuple(
     case
     for case in product(

@@ -213,6 +213,9 @@ def test_the_newest_preview_is_fetched_while_a_picture_is_sampled(
     path, file = f"/v1/runs/{claim.run_id}/preview", tmp_path / "new" / "coming.png"
     answer = http.get(path)
     assert (answer.status_code, answer.json()["code"]) == (404, "no_preview")
+    beside = run_command(fleet, key, "samples", claim.run_id, "--preview", str(file), "--step=4")
+    assert beside.exit_code == 2
+    assert "does not act" in beside.output
     none = run_command(fleet, key, "samples", claim.run_id, "--preview", str(file))
     assert (none.exit_code, file.exists()) == (1, False)
 
