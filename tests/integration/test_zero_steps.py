@@ -20,11 +20,17 @@ CLIPS: dict[str, dict[str, Any] | None] = {
     "norm": {"method": "norm", "limit": 0.5},
     "value": {"method": "value", "limit": 1e-3},
 }
-FEW = [(1, 2, "norm"), (2, 2, "value"), (3, 2, "norm")]
-"""Stage, ranks and clipping of the cases that are not deep."""
+FEW = [(1, 2, "norm", "none"), (2, 2, "value", "cpu"), (3, 2, "norm", "none")]
+"""Stage, ranks, clipping and offloading of the cases that are not deep."""
 
 
-def plan_of(tiny: Path, stage: int | None, clip: str, optimizer: str = "adamw") -> Plan:
+def plan_of(
+    tiny: Path,
+    stage: int | None,
+    clip: str,
+    optimizer: str = "adamw",
+    offload: str = "none",
+) -> Plan:
     plan = demo_plan(read_base_model(tiny), edge_px=64).model_dump(mode="json")
     plan["identity"] |= {
         "model_type": "full",
@@ -41,7 +47,7 @@ def plan_of(tiny: Path, stage: int | None, clip: str, optimizer: str = "adamw") 
         },
     }
     plan["identity"]["precision"] |= {"base": "no_change", "compute": "fp32"}
-    plan["operation"] |= {"zero_stage": stage}
+    plan["operation"] |= {"zero_stage": stage, "zero_offload": offload}
     return Plan.model_validate(plan)
 
 
@@ -69,12 +75,14 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-@pytest.mark.parametrize(("stage", "ranks", "clip"), FEW)
+@pytest.mark.parametrize(("stage", "ranks", "clip", "offload"), FEW)
 def test_steps_equal_those_of_one_process(
-    tiny_folder: Path, tmp_path: Path, stage: int, ranks: int, clip: str
+    tiny_folder: Path, tmp_path: Path, *, stage: int, ranks: int, clip: str, offload: str
 ) -> None:
     """Also the gradient's largest element and norm, the clipped update, and the means."""
-    found = on_ranks(tiny_folder, plan_of(tiny_folder, stage, clip), FEW_STEPS, ranks, tmp_path)
+    plan = plan_of(tiny_folder, stage, clip, offload=offload)
+
+    found = on_ranks(tiny_folder, plan, FEW_STEPS, ranks, tmp_path)
 
     check(found, alone(tiny_folder, clip, "adamw", FEW_STEPS))
 
@@ -89,3 +97,24 @@ def test_many_steps_equal_those_of_one_process(
     found = on_ranks(tiny_folder, plan_of(tiny_folder, stage, clip), MANY_STEPS, ranks, tmp_path)
 
     check(found, alone(tiny_folder, clip, "adamw", MANY_STEPS))
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    ("stage", "ranks", "clip", "optimizer"),
+    [
+        (1, 2, "norm", "adamw"),
+        (2, 1, "value", "optimi-lion"),
+        (2, 2, "value", "adamw"),
+        (3, 2, "norm", "adamw"),
+        (3, 4, "none", "optimi-lion"),
+    ],
+)
+def test_steps_on_offloaded_state_equal_those_of_one_process(
+    tiny_folder: Path, tmp_path: Path, *, stage: int, ranks: int, clip: str, optimizer: str
+) -> None:
+    plan = plan_of(tiny_folder, stage, clip, optimizer, "cpu")
+
+    found = on_ranks(tiny_folder, plan, FEW_STEPS, ranks, tmp_path)
+
+    check(found, alone(tiny_folder, clip, optimizer, FEW_STEPS))

@@ -19,10 +19,8 @@ from trainer_core.config.simpletuner.deepspeed_names import (
     ZERO_OFFLOADING,
 )
 
-OFFLOADED = (
-    "is not built: weights, gradients and optimizer state stay on the GPUs, which share them by "
-    "zero_stage; 3 shards all of them. Take it out."
-)
+OFFLOADED = "is not built: weights stay on the GPUs, which share them by zero_stage 3. Take it out."
+NVME = "on nvme is not built: DeepSpeed compiles its async_io at run time. Set it to cpu."
 
 
 def test_what_agrees_is_taken_care_of_in_one_line() -> None:
@@ -134,14 +132,26 @@ SAMPLES = f"train_batch_size times {ACCUMULATION} times num_processes"
             "zero_optimization.stage has to be 0, 1, 2 or 3, not 4.",
         ),
         (
-            lambda c: c["zero_optimization"].update(offload_optimizer={"device": "cpu"}),
+            lambda c: c["zero_optimization"].update(offload_optimizer={"device": "nvme"}),
             "not_implemented",
-            f"zero_optimization.offload_optimizer {OFFLOADED}",
+            f"zero_optimization.offload_optimizer {NVME}",
         ),
         (
-            lambda c: c["zero_optimization"].update(cpu_offload=True),
+            lambda c: c.update(offload_optimizer_device="disk"),
+            "bad_value",
+            "offload_optimizer_device has to be none or cpu, not disk.",
+        ),
+        (
+            lambda c: c["zero_optimization"].update(
+                offload_optimizer={"device": "cpu", "ratio": 0.5}
+            ),
             "not_implemented",
-            f"zero_optimization.cpu_offload {OFFLOADED}",
+            "zero_optimization.offload_optimizer.ratio is not built. Take it out.",
+        ),
+        (
+            lambda c: c["zero_optimization"].update(offload_param={"device": "cpu"}),
+            "not_implemented",
+            f"zero_optimization.offload_param {OFFLOADED}",
         ),
         (
             lambda c: c.update(offload_param_device="nvme"),
@@ -223,6 +233,27 @@ def test_the_optimizer_of_deepspeed_is_ours(kind: str, name: str) -> None:
         config = {"model_type": "full", "deepspeed_config": {"optimizer": written}}
         plan = import_small(config, without=("lora_type", "optimizer")).plan
         assert plan.identity.optimizer.name == name
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu", "ratio": 1.0}}},
+        {"zero_optimization": {"stage": 2, "cpu_offload": True}},
+        {"zero_stage": 2, "offload_optimizer_device": "CPU"},
+    ],
+)
+def test_the_optimizer_may_be_offloaded_to_the_cpu(entries: dict[str, Any]) -> None:
+    imported = import_small(full(entries), without=("lora_type",))
+
+    operation = imported.plan.operation
+    assert (operation.zero_stage, operation.zero_offload) == (2, "cpu")
+    told = "deepspeed_config: zero_stage is 2. zero_offload is cpu."
+    assert any(line.startswith(told) for line in texts_of(imported.notices, "handled"))
+    ((_, said),) = problems_of(
+        full(entries, zero_offload="none"), messages=True, without=("lora_type",)
+    )
+    assert "is cpu there, and zero_offload is none" in said
 
 
 PARAMS = "optimizer.params"

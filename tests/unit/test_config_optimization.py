@@ -202,3 +202,13 @@ def test_deepspeed_clips_by_value_and_keeps_a_mean_too() -> None:
     assert plan.identity.clip == Clip(method="value", limit=2)
     assert plan.identity.ema is not None
     assert plan.operation.ema_device == "accelerator"
+
+
+def test_an_optimizer_is_offloaded_from_the_shards_of_deepspeed() -> None:
+    plan = import_small({**FULL, "zero_offload": "cpu"}).plan
+
+    assert (plan.operation.zero_stage, plan.operation.zero_offload) == (2, "cpu")
+    assert problems_of({**FULL, "zero_offload": "cpu", "zero_stage": 0}) == [
+        ("/config/zero_offload", "conflict")
+    ]
+    assert "zero_offload: has no effect on an adapter." in notices_of({"zero_offload": "cpu"})

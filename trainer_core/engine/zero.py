@@ -41,6 +41,10 @@ _BUCKET_ELEMENTS: Final = 500_000_000
 _STEP_FIELD: Final = "step"
 """AdamW's count of updates. DeepSpeed keeps one a shard, a checkpoint one a parameter."""
 
+_ON_HOST: Final = {"foreach": False, "triton": False, "fused": True}
+"""Settings of optimizers. Measured: AdamW over 20 million fp32 weights takes 0.03 s fused, and 0.32
+s without, on a CPU of two cores."""
+
 
 class _Objective(nn.Module):
     """Computes a batch's losses in a module's forward, where DeepSpeed's hooks apply."""
@@ -89,12 +93,13 @@ class ZeroSharded:
         transformer = engine.module.transformer
         self._parameters: dict[str, nn.Parameter] = dict(transformer.named_parameters())
         self._clip = plan.identity.clip
-        self._shards = WeightShards(engine, optimizer, self._parameters, compute.device)
+        self.shards = WeightShards(engine, optimizer, self._parameters, compute.device)
+        """The fp32 weights that this rank updates."""
         self._ema: Ema | None = None
         if plan.identity.ema is not None:
-            device = self._shards.leaves[0].device
+            device = self.shards.leaves[0].device
             home = torch.device("cpu") if plan.operation.ema_device == "cpu" else device
-            self._ema = Ema(self._shards, plan.identity.ema, home)
+            self._ema = Ema(self.shards, plan.identity.ema, home)
         self.preparation: tuple[str, ...] = ("DeepSpeed asks the host before each update",)
         self.rank = torch.distributed.get_rank()
         self.ranks = torch.distributed.get_world_size()
@@ -127,7 +132,7 @@ class ZeroSharded:
             fault_point("train.after_backward")
             if number < share:
                 self._engine.step()  # only counts the micro-batch: DeepSpeed updates at the last
-        gradients = gradient_shards(self._engine, self._parameters.values(), self._shards.leaves)
+        gradients = gradient_shards(self._engine, self._parameters.values(), self.shards.leaves)
         metrics = step_metrics(step, means, gradients, are_parts=bool(self._stage))
         if self._clip is not None and self._clip.method == "value":
             clip_values(gradients, self._clip.limit)
@@ -140,7 +145,7 @@ class ZeroSharded:
         return Finished(metrics)
 
     def _update_means(self, ema: Ema, step: int) -> None:
-        device = self._shards.leaves[0].device
+        device = self.shards.leaves[0].device
         share = torch.tensor(ema.share(step), device=device)
         ema.update(share, torch.ones((), dtype=torch.bool, device=device))
 
@@ -175,7 +180,7 @@ class ZeroSharded:
         return TrainedTensors(
             parameters=parameters,
             optimizer_state=state,
-            ema=self._shards.whole(self._ema.means) if self._ema else {},
+            ema=self.shards.whole(self._ema.means) if self._ema else {},
         )
 
     def _fields(self) -> tuple[list[str], dict[str, torch.Tensor]]:
@@ -198,7 +203,7 @@ class ZeroSharded:
         for name, parameter in self._parameters.items():
             self._restore(parameter, checkpoint.parameters[name], state[name])
         if self._ema is not None:
-            self._ema.load(self._shards.own_parts(checkpoint.ema))
+            self._ema.load(self.shards.own_parts(checkpoint.ema))
 
     def _make_state(self, example: Mapping[str, torch.Tensor]) -> None:
         """Create the state of every shard: zeros, in the fields that ``example`` has."""
@@ -250,13 +255,13 @@ class ZeroSharded:
             return
         stop: StopRequestedError | None = None
         with self._ema.applied():
-            self._shards.publish()
+            self.shards.publish()
             try:
                 yield
             except StopRequestedError as request:
                 stop = request
         # Not after an error: it may be of this rank only, and the others would not answer.
-        self._shards.publish()
+        self.shards.publish()
         if stop is not None:
             raise stop
 
@@ -294,10 +299,21 @@ def open_zero(network: Network, plan: Plan) -> ZeroSharded:
         optimizer=optimizer,
         config=_engine_config(network, plan, torch.distributed.get_world_size()),
     )
+    if plan.operation.zero_offload == "cpu":
+        _update_on_host(optimizer, network.compute)
     for fields in optimizer.state.values():  # the empty step must not be counted
         if isinstance(fields.get(_STEP_FIELD), torch.Tensor):
             fields[_STEP_FIELD].zero_()
     return ZeroSharded(engine, optimizer, plan, network.compute)
+
+
+def _update_on_host(optimizer: torch.optim.Optimizer, compute: Compute) -> None:
+    """Choose the ways to compute that are fast on a CPU, where DeepSpeed has put the shards."""
+    for group in optimizer.param_groups:
+        group.update({key: value for key, value in _ON_HOST.items() if key in group})
+    if compute.device.type == "cuda":  # torchrun gives each rank one thread
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
 
 
 def _refuse_unsupported(identity: Identity) -> None:
@@ -322,8 +338,14 @@ def _engine_config(network: Network, plan: Plan, ranks: int) -> dict[str, Any]:
             "stage": plan.operation.zero_stage or 0,
             # DeepSpeed's default takes 2 GB, also for a model of 20 MB.
             "reduce_bucket_size": min(_BUCKET_ELEMENTS, elements),
+            "offload_optimizer": {
+                "device": plan.operation.zero_offload,
+                "pin_memory": network.compute.device.type == "cuda",
+            },
         },
         "zero_allow_untested_optimizer": True,
+        # Its own optimizer of the CPU is compiled at run time; torch's is not.
+        "zero_force_ds_cpu_optimizer": False,
         "gradient_clipping": norm_limit,
         "bf16": {"enabled": network.compute.weights is torch.bfloat16},
         "steps_per_print": _NEVER,

@@ -11,6 +11,7 @@ from trainer_core.config.plan import Plan
 from trainer_core.engine.loop import train
 from trainer_core.engine.setup import load_run
 from trainer_core.engine.state import open_run
+from trainer_core.engine.zero import ZeroSharded
 from trainer_core.process.control import Control
 from trainer_core.process.events import EventWriter
 from trainer_core.process.job import Job, read_job
@@ -23,6 +24,8 @@ class DeepSpeedStep:
     parameters: int
     sharded: int
     """Parameters whose elements are sharded."""
+    is_offloaded: bool
+    """Whether DeepSpeed keeps fp32 weights beside the gradients that it has moved there."""
     micro_batches: int
     """Forwards with gradients of the single rank."""
 
@@ -64,7 +67,13 @@ def _take_first_step(job: Job, report: Path) -> None:
     with EventWriter(folder / "events.jsonl") as events:
         events.listen("stop", lambda e: control.request_stop() if e.step else None)
         train(open_run(job, loaded, events, control))
-    step = DeepSpeedStep(parameters=len(parameters), sharded=sharded, micro_batches=len(forwards))
+    assert isinstance(loaded.backend, ZeroSharded)
+    step = DeepSpeedStep(
+        parameters=len(parameters),
+        sharded=sharded,
+        is_offloaded=all(shard.grad is not None for shard in loaded.backend.shards.leaves),
+        micro_batches=len(forwards),
+    )
     report.write_text(json.dumps(asdict(step)))
 
 

@@ -209,3 +209,12 @@ def stage_3_shards_the_weights(plan: Plan, environment: Environment) -> None:
     step = deepspeed_step(plan, environment)
     assert step.parameters > 0
     expect(step.sharded, step.parameters)
+
+
+@GROUP.observes(
+    "operation.zero_offload",
+    files=Files(config={**_DEEPSPEED.config, "zero_offload": "cpu"}),
+    reset="none",
+)
+def the_gradients_are_moved_to_the_fp32_weights(plan: Plan, environment: Environment) -> None:
+    expect(deepspeed_step(plan, environment).is_offloaded, True)

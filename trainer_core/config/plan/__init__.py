@@ -43,7 +43,14 @@ from trainer_core.config.plan.identity import (
     TimestepSampling,
     plain_backend,
 )
-from trainer_core.config.plan.operation import Device, Operation, Place, Publication, Tracker
+from trainer_core.config.plan.operation import (
+    Device,
+    Operation,
+    Place,
+    Publication,
+    Tracker,
+    ZeroOffload,
+)
 from trainer_core.config.plan.pictures import (
     EmaPictures,
     PictureAdapter,
@@ -109,5 +116,6 @@ __all__ = [
     "TimestepOrder",
     "TimestepSampling",
     "Tracker",
+    "ZeroOffload",
     "plain_backend",
 ]

@@ -10,6 +10,7 @@ from trainer_core.config.plan.pictures import Pictures
 
 Device = Literal["auto", "cpu", "cuda"]
 Place = Literal["cpu", "accelerator"]
+ZeroOffload = Literal["none", "cpu"]
 Tracker = Literal["tensorboard", "wandb"]
 
 
@@ -31,6 +32,7 @@ class Operation(Sparse):
 
     left_out: ClassVar = (
         "checkpoint_epoch_interval",
+        "zero_offload",
         "sample_guidance_rescale",
         "pictures",
         "evaluation",
@@ -52,6 +54,9 @@ class Operation(Sparse):
     Text encoders are always quantised on the CPU."""
     zero_stage: int | None = Field(ge=0, le=3)
     """DeepSpeed ZeRO stage of full-rank training; None: one process without DeepSpeed."""
+    zero_offload: ZeroOffload = "none"
+    """Where DeepSpeed keeps fp32 weights and optimizer state, and updates them: ``none`` is on the
+    accelerator, ``cpu`` in the host's memory."""
     ema_device: Place
     """Where the mean of all weights is kept. An adapter's mean is always on the accelerator."""
     resume_from: str = "latest"

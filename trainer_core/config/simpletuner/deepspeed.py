@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from trainer_core.config.plan import ZeroOffload
 from trainer_core.config.simpletuner.deepspeed_entries import (
     LARGEST_STAGE,
     Finding,
@@ -36,18 +37,26 @@ _ZERO_STAGE: Final[Option[int | None]] = DEEPSPEED.integer(
     at_least=0,
     at_most=LARGEST_STAGE,
 )
+_ZERO_OFFLOAD: Final[Option[ZeroOffload]] = DEEPSPEED.choice(
+    "zero_offload",
+    ZeroOffload,
+    "none",
+    "Reverie's own: with cpu, DeepSpeed keeps fp32 weights and optimizer state in the host's "
+    "memory, and updates them there.",
+)
 _CONFIG: Final = DEEPSPEED.value(
     "deepspeed_config",
     "With model_type full: DeepSpeed's configuration, as an object, as JSON text or as the path of "
-    "its file, or zero1, zero2 or zero3. Its stage is zero_stage. Its batch size, accumulation, "
-    "clipping, optimizer and warm-up are those of the options that are not written; where an "
-    "option is written, both have to be the same. Nothing is offloaded.",
+    "its file, or zero1, zero2 or zero3. Its stage is zero_stage, and where it offloads the "
+    "optimizer to the CPU, zero_offload is cpu. Its batch size, accumulation, clipping, optimizer "
+    "and warm-up are those of the options that are not written; where an option is written, both "
+    "have to be the same.",
 )
 DEEPSPEED.unlike(
     _CONFIG,
     "Where it has no optimizer, scheduler or gradient_clipping, the options act; SimpleTuner then "
-    "takes AdamW, WarmupLR and no clipping. Nothing is offloaded. It has no effect on an adapter, "
-    "which SimpleTuner refuses to train with it.",
+    "takes AdamW, WarmupLR and no clipping. Nothing is offloaded but the optimizer, to the CPU. It "
+    "has no effect on an adapter, which SimpleTuner refuses to train with it.",
 )
 
 
@@ -77,7 +86,8 @@ def uses_deepspeed(config: Options) -> bool:
 
     An invalid stage counts too, so that options that depend on it are checked as well.
     """
-    written = not config.is_missing(_ZERO_STAGE) or names_deepspeed(config)
+    options = _ZERO_STAGE, _ZERO_OFFLOAD
+    written = names_deepspeed(config) or not all(map(config.is_missing, options))
     return is_full_rank(config) and (written or config[WORLD_SIZE] > 1)
 
 
@@ -91,9 +101,20 @@ def zero_stage_of(config: Options) -> int | None:
     return _DEFAULT_STAGE if uses_deepspeed(config) else None
 
 
+def zero_offload_of(config: Options) -> ZeroOffload:
+    """Where DeepSpeed keeps fp32 weights and optimizer state."""
+    if not is_full_rank(config):
+        config.idle("on an adapter", _ZERO_OFFLOAD)
+        return "none"
+    return config[_ZERO_OFFLOAD]
+
+
 def check_deepspeed(config: Options, run: Resolved, table: Mapping[str, Verdict]) -> None:
     """Report what ``deepspeed_config`` has that the run has not. ``table``: the options."""
     content = content_of(config[_CONFIG])
+    if run.stage == 0 and run.offload != "none":
+        message = "zero_stage 0 has nothing to offload: set it to 1, 2 or 3."
+        config.problem(_ZERO_OFFLOAD, "conflict", message)
     if not names_deepspeed(config):
         if content == {}:
             config.idle("because it is empty", _CONFIG)
@@ -126,9 +147,12 @@ def _report_taken(
     for each in found:
         if isinstance(each, Unlike):
             config.differs(_CONFIG, each.message)
-    given = options_in(content).keys() - {*config.names, _ZERO_STAGE.name}
+    own = {_ZERO_STAGE.name, _ZERO_OFFLOAD.name}
+    given = options_in(content).keys() - {*config.names, *own}
     idle = [each.name for each in found if isinstance(each, Idle)]
     message = f"zero_stage is {run.stage}."
+    if run.offload != "none":
+        message += f" zero_offload is {run.offload}."
     if given:
         message += f" It gives {', '.join(sorted(given))}."
     if idle:

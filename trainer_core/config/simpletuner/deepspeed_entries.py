@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trainer_core.config.plan import Clip, Compute, OptimizerPlan, SchedulePlan
+from trainer_core.config.plan import Clip, Compute, OptimizerPlan, SchedulePlan, ZeroOffload
 from trainer_core.config.plan.problems import ProblemCode
 from trainer_core.config.simpletuner.deepspeed_names import (
     BF16_IDLE,
     BF16_NOT_BUILT,
     IDLE,
     NOT_BUILT,
+    OF_OPTIMIZER,
     OFFLOADING,
     ZERO_IDLE,
     ZERO_NOT_BUILT,
@@ -49,6 +50,7 @@ class Resolved:
     """What the options say."""
 
     stage: int | None
+    offload: ZeroOffload
     micro_batch_size: int
     accumulation_steps: int
     world_size: int
@@ -121,7 +123,7 @@ def findings_of(content: Mapping[str, Any], run: Resolved) -> Iterator[Finding]:
         elif key in parts:
             yield Wrong("bad_value", f"{key} has to be an object, not {shown(value)}.")
         elif key in OFFLOADING:
-            yield from _offloading(key, value)
+            yield from _offloading(key, value, run)
         elif key == _FILE:
             yield Wrong("not_implemented", f"name that file as deepspeed_config itself, not {key}.")
         else:
@@ -184,7 +186,7 @@ def _zero(at: str, entries: Mapping[str, Any], run: Resolved) -> Iterator[Findin
         if key == "stage":
             yield from _stage(name, value, run.stage)
         elif key in ZERO_OFFLOADING:
-            yield from _offloading(name, value)
+            yield from _offloading(name, value, run)
         else:
             yield from _unlike_any_option(key, value, ZERO_IDLE, ZERO_NOT_BUILT, known, at=at)
 
@@ -197,14 +199,31 @@ def _stage(name: str, value: object, ours: int | None) -> Iterator[Finding]:
         yield from _compared(name, value, "zero_stage", ours)
 
 
-def _offloading(name: str, value: Any) -> Iterator[Finding]:
-    device = value.get("device", "none") if isinstance(value, Mapping) else value
-    if not requests_nothing(device, ()):
-        message = (
-            f"{name} is not built: weights, gradients and optimizer state stay on the GPUs, which "
-            "share them by zero_stage; 3 shards all of them. Take it out."
-        )
-        yield Wrong("not_implemented", message)
+def offload_device(value: Any) -> str:
+    """Where an entry offloads to, in small letters; ``none``: nowhere."""
+    device: Any = value.get("device") if isinstance(value, Mapping) else value
+    if is_auto(device) or requests_nothing(device, ()):
+        return "none"
+    return "cpu" if device is True else str(device).strip().lower()
+
+
+def _offloading(name: str, value: Any, run: Resolved) -> Iterator[Finding]:
+    device = offload_device(value)
+    settings = value if isinstance(value, Mapping) and device != "none" else {}
+    if name.rpartition(".")[2] not in OF_OPTIMIZER:
+        if device != "none":
+            message = "weights stay on the GPUs, which share them by zero_stage 3. Take it out."
+            yield Wrong("not_implemented", f"{name} is not built: {message}")
+    elif device == "nvme":
+        message = f"{name} on nvme is not built: DeepSpeed compiles its async_io at run time. "
+        yield Wrong("not_implemented", f"{message}Set it to cpu.")
+    elif device not in ("none", "cpu"):
+        yield Wrong("bad_value", f"{name} has to be none or cpu, not {shown(device)}.")
+    elif device != run.offload:
+        yield Wrong("conflict", _differs(name, device, "zero_offload", run.offload))
+    for setting, usual in (("ratio", 1), ("super_offload", False)):
+        if settings.get(setting, usual) != usual:
+            yield Wrong("not_implemented", f"{name}.{setting} is not built. Take it out.")
 
 
 def _bf16(at: str, entries: Mapping[str, Any], run: Resolved) -> Iterator[Finding]:

@@ -71,3 +71,5 @@ OFFLOADING: Final = words("offload_optimizer_device offload_param_device")
 ZERO_OFFLOADING: Final = words(
     "offload_optimizer offload_param cpu_offload cpu_offload_param cpu_offload_params"
 )
+OF_OPTIMIZER: Final = words("offload_optimizer_device offload_optimizer cpu_offload")
+"""Those of both that offload the optimizer, and not the model's weights."""

@@ -10,9 +10,11 @@ from trainer_core.config.simpletuner.deepspeed_entries import (
     SCHEDULES,
     is_auto,
     kind_of,
+    offload_device,
     section_of,
     shown,
 )
+from trainer_core.config.simpletuner.deepspeed_names import OF_OPTIMIZER
 from trainer_core.config.simpletuner.reading import Options, typed_value, why_wrong
 from trainer_core.config.simpletuner.verdicts import Option, Verdict
 
@@ -20,6 +22,7 @@ EntryPath = tuple[str, ...]
 """Of an entry: the names of the objects that it is in, then its own."""
 
 _STAGE: Final = "zero_stage"
+_OFFLOAD: Final = "zero_offload"
 _MICRO_BATCH: Final[EntryPath] = ("train_micro_batch_size_per_gpu",)
 _ACCUMULATION: Final[EntryPath] = ("gradient_accumulation_steps",)
 _PARAMS: Final[EntryPath] = ("optimizer", "params")
@@ -64,6 +67,7 @@ def options_in(content: Mapping[str, Any]) -> Mapping[str, Entry]:
         _STAGE: Entry((_STAGE,), content.get(_STAGE))
         if is_auto(stage)
         else Entry(("zero_optimization", "stage"), stage),
+        _OFFLOAD: _offload(content, zero),
         "train_batch_size": Entry(_MICRO_BATCH, content.get(*_MICRO_BATCH)),
         "gradient_accumulation_steps": Entry(_ACCUMULATION, content.get(*_ACCUMULATION)),
         "max_grad_norm": Entry(("gradient_clipping",), content.get("gradient_clipping")),
@@ -79,6 +83,15 @@ def options_in(content: Mapping[str, Any]) -> Mapping[str, Entry]:
         ),
     }
     return {option: entry for option, entry in found.items() if not is_auto(entry.value)}
+
+
+def _offload(content: Mapping[str, Any], zero: Mapping[str, Any]) -> Entry:
+    """The first entry that offloads the optimizer to the CPU."""
+    for name in OF_OPTIMIZER:
+        for path, entries in (((name,), content), (("zero_optimization", name), zero)):
+            if offload_device(entries.get(name)) == "cpu":
+                return Entry(path, "cpu")
+    return Entry((_OFFLOAD,), None)
 
 
 def wrong_entries(content: Mapping[str, Any], table: Mapping[str, Verdict]) -> Iterator[WrongEntry]:

@@ -23,6 +23,7 @@ from trainer_core.config.simpletuner.captions import check_caption_length
 from trainer_core.config.simpletuner.deepspeed import (
     check_deepspeed,
     with_deepspeed,
+    zero_offload_of,
     zero_stage_of,
 )
 from trainer_core.config.simpletuner.deepspeed_entries import Resolved
@@ -179,6 +180,7 @@ def _identity_parts(
         options,
         Resolved(
             stage=zero_stage_of(options),
+            offload=zero_offload_of(options),
             micro_batch_size=options[BATCH_SIZE],
             accumulation_steps=accumulation_steps,
             world_size=world_size,

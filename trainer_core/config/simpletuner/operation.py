@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from trainer_core.config.plan import Operation, Publication
 from trainer_core.config.simpletuner.backends import ResolvedBackends
 from trainer_core.config.simpletuner.clip import with_clip_model
-from trainer_core.config.simpletuner.deepspeed import uses_deepspeed, zero_stage_of
+from trainer_core.config.simpletuner.deepspeed import uses_deepspeed, zero_offload_of, zero_stage_of
 from trainer_core.config.simpletuner.ema import ema_device_of
 from trainer_core.config.simpletuner.evaluation import evaluation_of
 from trainer_core.config.simpletuner.model import fourth_encoder_of, is_full_rank
@@ -141,6 +141,7 @@ def operation_of(
         deterministic=_deterministic(config),
         quantize_via=quantize_via_of(config),
         zero_stage=zero_stage_of(config),
+        zero_offload=zero_offload_of(config),
         ema_device=ema_device_of(config),
         resume_from=_resume_from(config),
         report_to=trackers.report_to,
