@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.separate_parameters import SeparateParameters
 from trainer_core.optim.flat import ALIGNMENT, FlatParameters
+from trainer_core.optim.separate import SeparateParameters
 
 SHAPES = {
     "a.to_q.w1": (4, 4),

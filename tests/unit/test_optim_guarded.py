@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.separate_parameters import SeparateParameters
 from trainer_core.config.plan import HOST_ASKING_OPTIMIZERS, OptimizerPlan
 from trainer_core.errors import CheckpointError
 from trainer_core.optim import guarded
@@ -17,6 +16,7 @@ from trainer_core.optim.flat import FlatParameters
 from trainer_core.optim.guarded import GuardedOptimizer
 from trainer_core.optim.open import open_optimizer
 from trainer_core.optim.parameters import ParameterTensors
+from trainer_core.optim.separate import SeparateParameters
 from trainer_core.optim.state import state_tensors
 
 Kind = Callable[[dict[str, nn.Parameter]], ParameterTensors]

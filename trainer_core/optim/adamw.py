@@ -4,7 +4,7 @@ The two differ in where they correct the bias of the moments, which is a differe
 only. A checkpoint has the count of updates where each library keeps it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,7 @@ from trainer_core.config.plan import OptimizerPlan
 from trainer_core.errors import CheckpointError
 from trainer_core.optim.guarded import Guard, load_moments, moment_tensors, updated_pieces
 from trainer_core.optim.parameters import ParameterTensors
+from trainer_core.optim.rounding import NUM_WORDS, Rounding
 from trainer_core.optim.state import GROUP_TENSOR, TENSOR
 
 _STEP: Final = "step"
@@ -28,39 +29,56 @@ class AdamW:
     """
 
     asks_host: Final = False
+    fields: Final = ("exp_avg", "exp_avg_sq")
 
-    def __init__(self, parameters: ParameterTensors, plan: OptimizerPlan) -> None:
-        """``plan.name`` chooses the library."""
+    def __init__(
+        self, parameters: ParameterTensors, plan: OptimizerPlan, rounding: Rounding | None = None
+    ) -> None:
+        """``plan.name`` chooses the library; ``rounding``: of leaves in bf16, fields as here."""
+        self._rounding = rounding
         self._parameters = parameters
         self._plan = plan
         self._library = _LIBRARIES[plan.name]
         self._moments: Final = {
             field: [torch.zeros_like(leaf, requires_grad=False) for leaf in parameters.leaves]
-            for field in ("exp_avg", "exp_avg_sq")
+            for field in self.fields
         }
         device = parameters.leaves[0].device
         self._count: Final = torch.zeros((), dtype=self._library.count_type, device=device)
 
     def numbers(self, step: int, learning_rate: float) -> tuple[float, ...]:
-        return self._library.numbers(step, learning_rate, self._plan)
+        numbers = self._library.numbers(step, learning_rate, self._plan)
+        return numbers if self._rounding is None else (*numbers, *self._rounding.words(step))
+
+    def update(self, numbers: torch.Tensor, is_healthy: torch.Tensor) -> None:
+        self.begin(numbers)
+        self.update_leaves(range(len(self._parameters.leaves)), numbers, is_healthy)
+        self.end(is_healthy)
+
+    def begin(self, numbers: torch.Tensor) -> None:
+        if self._rounding is not None:
+            self._rounding.begin(numbers[-NUM_WORDS:])
 
     @torch.no_grad()
-    def update(self, numbers: torch.Tensor, is_healthy: torch.Tensor) -> None:
+    def update_leaves(
+        self, leaves: Iterable[int], numbers: torch.Tensor, is_healthy: torch.Tensor
+    ) -> None:
         guard = Guard(is_healthy)
         if guard.is_shut:
             return
-        value_kept, mean_share, square_kept, square_share, root, rate = numbers.unbind()
-        moments = self._moments["exp_avg"], self._moments["exp_avg_sq"]
-        for gradient, mean, square, value in updated_pieces(self._parameters, *moments):
-            new_mean = torch.lerp(mean, gradient, mean_share, out=guard.place(mean))
+        value_kept, mean_share, square_kept, square_share, root, rate = numbers[:6].unbind()
+        for piece in updated_pieces(self._parameters, self._moments.values(), leaves):
+            gradient, (mean, square, value) = piece.gradient, piece.values
+            new_mean = torch.lerp(mean, gradient, mean_share, out=piece.place(0, guard))
             # Factors are multiplied in the order of the libraries' scalar arguments: same bits.
-            new_square = torch.mul(square, square_kept, out=guard.place(square))
+            new_square = torch.mul(square, square_kept, out=piece.place(1, guard))
             new_square.addcmul_(gradient * square_share, gradient)
             size = new_square.sqrt().div_(root).add_(self._plan.eps)
-            new_value = torch.mul(value, value_kept, out=guard.place(value))
+            new_value = torch.mul(value, value_kept, out=piece.place(2, guard))
             new_value.addcdiv_(new_mean * -rate, size)
-            for new, old in ((new_mean, mean), (new_square, square), (new_value, value)):
-                guard.write(new, old)
+            piece.write(guard, self._rounding, new_mean, new_square, new_value)
+
+    def end(self, is_healthy: torch.Tensor) -> None:
         self._count.add_(is_healthy)
 
     def state(self) -> dict[str, torch.Tensor]:

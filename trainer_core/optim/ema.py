@@ -69,11 +69,30 @@ class Ema:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the parameters hold the means. Afterwards they hold their own values again."""
+        if any(leaf.dtype is not torch.float32 for leaf in self._parameters.leaves):
+            with self._copied():
+                yield
+            return
         self._exchange()
         try:
             yield
         finally:
             self._exchange()
+
+    @contextmanager
+    def _copied(self) -> Iterator[None]:
+        """``applied`` for parameters that cannot hold all bits of a mean."""
+        pairs = list(zip(self._parameters.leaves, self.means, strict=True))
+        values = [leaf.detach().to(mean.device, copy=True) for leaf, mean in pairs]
+        with torch.no_grad():
+            for leaf, mean in pairs:
+                leaf.copy_(mean)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for leaf, value in zip(self._parameters.leaves, values, strict=True):
+                    leaf.copy_(value)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The means by the parameters' names. Not valid inside ``applied``."""

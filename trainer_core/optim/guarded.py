@@ -4,17 +4,21 @@ An update is made of tensor operations only. Learning rate and bias corrections 
 device, and so is the flag that says whether the step was healthy. Nothing is read by the host.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import torch
 
 from trainer_core.errors import CheckpointError
 from trainer_core.optim.parameters import ParameterTensors
+from trainer_core.optim.rounding import Rounding
 from trainer_core.optim.state import TENSOR
 
 _PIECE_ELEMENTS: Final = 1 << 26
 """256 MiB in fp32. A multiple of the width of vector registers, so that no bit depends on it."""
+_BF16_PIECE_ELEMENTS: Final = 1 << 24
+"""Less where tensors are in bf16, because all of a piece's are also held in fp32."""
 
 
 class GuardedOptimizer(Protocol):
@@ -46,6 +50,21 @@ class GuardedOptimizer(Protocol):
         """Restore what ``state`` returned. Raises CheckpointError where it does not fit."""
 
 
+class LeafOptimizer(GuardedOptimizer, Protocol):
+    """Can also update one leaf after another: ``update`` is ``begin``, all leaves, and ``end``."""
+
+    def begin(self, numbers: torch.Tensor) -> None:
+        """Before the first leaf of a step; ``numbers`` as for ``update``."""
+
+    def update_leaves(
+        self, leaves: Iterable[int], numbers: torch.Tensor, is_healthy: torch.Tensor
+    ) -> None:
+        """Update the leaves of these numbers; a leaf without a gradient stays as it is."""
+
+    def end(self, is_healthy: torch.Tensor) -> None:
+        """After the last leaf of a step."""
+
+
 class Guard:
     """Writes new values over old ones where a flag is True, such as after a healthy step.
 
@@ -56,7 +75,7 @@ class Guard:
 
     def __init__(self, flag: torch.Tensor) -> None:
         """``flag``: a boolean, 0-dimensional."""
-        self._flag = flag
+        self.flag: Final = flag
         self._known: bool | None = bool(flag.item()) if host_knows(flag) else None
 
     @property
@@ -71,7 +90,7 @@ class Guard:
     def write(self, new: torch.Tensor, old: torch.Tensor) -> None:
         """Write ``new`` over ``old`` where the flag is True."""
         if self._known is None:
-            torch.where(self._flag, new, old, out=old)
+            torch.where(self.flag, new, old, out=old)
         elif self._known and new is not old:
             old.copy_(new)
 
@@ -82,16 +101,56 @@ def in_pieces(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     A leaf may hold all weights of a model: what an update computes on the way has the size of a
     piece, not several times that of the leaf.
     """
-    return zip(*(torch.split(each.view(-1), _PIECE_ELEMENTS) for each in tensors), strict=True)
+    is_bf16 = any(each.dtype is torch.bfloat16 for each in tensors)
+    size = min(_PIECE_ELEMENTS, _BF16_PIECE_ELEMENTS) if is_bf16 else _PIECE_ELEMENTS
+    return zip(*(torch.split(each.view(-1), size) for each in tensors), strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a leaf and of its moments, in fp32."""
+
+    gradient: torch.Tensor
+    values: tuple[torch.Tensor, ...]
+    """Those of the moments, then of the leaf; copies where they are stored in bf16."""
+    stored: tuple[torch.Tensor, ...]
+    """Where the successors of the values are written."""
+    leaf: int
+    start: int
+    """Number of the piece's first element."""
+
+    def place(self, number: int, guard: Guard) -> torch.Tensor:
+        """Where to compute the successor of value ``number``, as ``out`` of an operation."""
+        value = self.values[number]
+        return guard.place(value) if value is self.stored[number] else value
+
+    def write(self, guard: Guard, rounding: Rounding | None, *new: torch.Tensor) -> None:
+        """Write the successors of all values where the guard's flag is True."""
+        for field, (each, old) in enumerate(zip(new, self.stored, strict=True)):
+            if rounding is None:
+                guard.write(each, old)
+            else:
+                place = {"leaf": self.leaf, "field": field, "start": self.start}
+                rounding.write(each, old, guard.flag, **place)
 
 
 def updated_pieces(
-    parameters: ParameterTensors, *moments: Sequence[torch.Tensor]
-) -> Iterator[tuple[torch.Tensor, ...]]:
-    """``in_pieces`` of each leaf that has a gradient: gradient, moments and value."""
-    for leaf, *own in zip(parameters.leaves, *moments, strict=True):
-        if leaf.grad is not None:
-            yield from in_pieces(leaf.grad, *own, leaf.detach())
+    parameters: ParameterTensors,
+    moments: Iterable[Sequence[torch.Tensor]],
+    leaves: Iterable[int],
+) -> Iterator[Piece]:
+    """The pieces of these leaves, without those that have no gradient."""
+    each_moment = tuple(moments)
+    for number in leaves:
+        leaf = parameters.leaves[number]
+        if leaf.grad is None:
+            continue
+        start = 0
+        own = (each[number] for each in each_moment)
+        for gradient, *stored in in_pieces(leaf.grad, *own, leaf.detach()):
+            values = tuple(each.float() for each in stored)
+            yield Piece(gradient.float(), values, tuple(stored), number, start)
+            start += gradient.numel()
 
 
 def host_knows(flag: torch.Tensor) -> bool:

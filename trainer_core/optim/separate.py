@@ -1,4 +1,4 @@
-"""Parameters as optimizers of libraries see them: what flat ones are compared with."""
+"""Trained parameters that stay where they are: for all weights of a model."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,10 @@ from torch import nn
 
 
 class SeparateParameters:
-    """Every parameter is a leaf of its own; a backward pass allocates the gradients."""
+    """Every parameter is a leaf of its own.
+
+    A backward pass allocates the gradients. ``clear_gradients`` frees them.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self.named = dict(parameters)
