@@ -1,4 +1,4 @@
-"""`reverie train`: one run on this machine, in this process, without the service."""
+"""`reverie train`: one run on this machine without the service, in this process or in several."""
 
 import contextlib
 import os
@@ -25,6 +25,8 @@ reverie train --config examples/demo
 reverie train --config my/config --set max_train_steps=500 --set report_to=wandb
 
 reverie train --config my/config --set resume_from_checkpoint= --output runs/second
+
+reverie train --config my/config --set num_processes=4 --ranks 2
 
 From another terminal (the file is in the output folder unless --control names one):
 
@@ -65,6 +67,16 @@ _Control = Annotated[
         "folder.",
     ),
 ]
+_Ranks = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Processes that train, each on a GPU of its own; else for an adapter as many as there "
+        "are GPUs, num_processes at most, and as share a step's batches evenly.",
+    ),
+]
 
 
 def train(
@@ -75,6 +87,7 @@ def train(
     cache: _Cache = None,
     events: _Events = None,
     control: _Control = None,
+    ranks: _Ranks = None,
     allow_network: AllowNetwork = None,
 ) -> None:
     """Train from SimpleTuner's files on this machine, exactly as they are, without the service.
@@ -114,6 +127,7 @@ def train(
         events=None if events is None else expanded(events),
         control=None if control is None else expanded(control),
         allowed=allowed,
+        ranks=ranks,
     )
     result = _train_shown(run)
     if result is None:

@@ -148,3 +148,7 @@ def test_a_resume_says_what_is_not_as_it_was() -> None:
     assert list(environment_changes(on_card, cpu)) == [
         "The run resumes on a CPU, not with card NVIDIA H200."
     ]
+    two = {**cpu, "ranks": 2}  # a sum over ranks is rounded by their number
+    assert list(environment_changes(cpu, two)) == ["The run resumes with ranks 2, not 1."]
+    assert list(environment_changes(two, cpu)) == ["The run resumes with ranks 1, not 2."]
+    assert list(environment_changes(two, two)) == []

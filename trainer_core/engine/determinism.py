@@ -5,11 +5,15 @@ otherwise the fastest attention, cuDNN's, adds the parts of the query's gradient
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 import torch
+import torch.distributed
 from pydantic import JsonValue
 
 from trainer_core.config.plan import Operation
+
+_RANKS: Final = "ranks"
 
 
 def set_threads(env: Mapping[str, str]) -> None:
@@ -42,6 +46,8 @@ def environment_fingerprint(device: torch.device) -> dict[str, JsonValue]:
     if device.type == "cuda":
         found["card"] = torch.cuda.get_device_name(device)
         found["deterministic"] = torch.are_deterministic_algorithms_enabled()
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        found[_RANKS] = torch.distributed.get_world_size()
     return found
 
 
@@ -50,8 +56,9 @@ def environment_changes(
 ) -> Iterator[str]:
     """How a run's fingerprint differs from the one among a checkpoint's scalars, as sentences.
 
-    Older checkpoints, and those of a CPU, store no card.
+    Older checkpoints, and those of a CPU, store no card; those of one process store no ranks.
     """
+    stored = {_RANKS: 1, **stored} if _RANKS in here else stored
     for name, value in here.items():
         if name not in stored:
             yield f"The run resumes with {name} {value}; the checkpoint names none."
@@ -59,6 +66,8 @@ def environment_changes(
             yield f"The run resumes with {name} {value}, not {stored[name]}."
     if "card" in stored and "card" not in here:
         yield f"The run resumes on a CPU, not with card {stored['card']}."
+    if _RANKS in stored and _RANKS not in here:
+        yield f"The run resumes with {_RANKS} 1, not {stored[_RANKS]}."
 
 
 def resume_promise(device: torch.device) -> tuple[str, ...]:

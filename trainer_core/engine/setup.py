@@ -34,6 +34,7 @@ from trainer_core.process.card_memory import bytes_taken, taken_in_words
 from trainer_core.process.control import Control
 from trainer_core.process.host_memory import host_bytes
 from trainer_core.process.job import BadJobError, Job
+from trainer_core.process.rank_count import require_even
 from trainer_core.weights.kept import KeptWeights
 
 _KEPT_PARTS: Final = 16
@@ -182,12 +183,8 @@ def _check_base(folder: Path, plan: Plan) -> None:
 
 def _check_ranks(plan: Plan) -> None:
     """Raises DeviceError where the ranks that were started cannot train the plan together."""
-    started, per_step = ranks_started(), plan.identity.micro_batches_per_step
-    if per_step % started:
-        raise DeviceError(
-            f"a step takes {per_step} micro-batches, which {started} ranks cannot share evenly: "
-            f"start a number of ranks that divides {per_step}"
-        )
+    started = ranks_started()
+    require_even(plan.identity, started)
     if started > 1 and plan.identity.adapter is None and plan.operation.zero_stage is None:
         raise DeviceError("several processes train all weights only with DeepSpeed: set zero_stage")
 

@@ -45,6 +45,7 @@ from trainer_core.local.kept import (
 from trainer_core.local.picture_adapter import picture_adapter
 from trainer_core.local.previews import preview_autoencoder, without_missing_autoencoder
 from trainer_core.local.publishing import Publishing, publish_nothing
+from trainer_core.local.ranks import local_ranks, train_with_ranks
 from trainer_core.local.start import (
     LATEST,
     STARTED_RUN_NAME,
@@ -77,7 +78,8 @@ _ENTRY_WAIT_S: Final = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """Trains a plan in this process, in an output folder that the caller has locked."""
+    """Trains a plan in this process, or in several that it starts, in an output folder that the
+    caller has locked."""
 
     env: Mapping[str, str]
     """OMP_NUM_THREADS and REVERIE_HOME are read."""
@@ -95,6 +97,8 @@ class Attempt:
     """The checked file of ``init_lora``."""
     seed_is_drawn: bool = False
     """The files name no seed. The plan's seed is then random, and a resumed run keeps its own."""
+    ranks: int | None = None
+    """How many processes train; None: as ``local_ranks``."""
 
     def train(self, plan: Plan, found: FoundBase, data_dirs: Mapping[str, Path]) -> Path | None:
         """Train to the end; the folder of the result, or None if the run stopped on request.
@@ -118,7 +122,7 @@ class Attempt:
                 self.reporter.log("images cannot be encoded: the run begins again without them")
 
     def _train(self, plan: Plan, found: FoundBase, data_dirs: Mapping[str, Path]) -> Path | None:
-        request = plan.operation.resume_from
+        ranks, request = local_ranks(plan, self.ranks, self.env), plan.operation.resume_from
         checkpoints = find_checkpoints(request, self.output_dir, self.folders)
         earlier = read_started_run(self.output_dir)
         if refused := refusal(request, checkpoints, earlier):
@@ -165,7 +169,7 @@ class Attempt:
         with self.publishing(job.plan, self.output_dir, self.events, self.reporter):
             self.events.listen("the contact sheet", contact_sheets(job.plan, self.output_dir))
             with trackers(plan, self.output_dir, self.events, from_step=from_step):
-                if not self._run_training(job):
+                if not self._run_training(job, ranks):
                     return None
             delete_started_run(self.output_dir)
         return job.result_dir
@@ -283,7 +287,11 @@ class Attempt:
         if aside is not None:
             self.reporter.log(f"later checkpoints of an earlier run are now in {aside}")
 
-    def _run_training(self, job: Job) -> bool:
+    def _run_training(self, job: Job, ranks: int) -> bool:
+        if ranks > 1:
+            self.reporter.log(f"{'ranks':<20} {ranks}")
+            file = self.output_dir / JOB_NAME
+            return train_with_ranks(file, self.output_dir, self.control, self.events, ranks)
         quieten_libraries()  # they print when they are imported
         from trainer_core.engine.determinism import set_determinism  # noqa: PLC0415 - imports torch
         from trainer_core.engine.loop import run_job  # noqa: PLC0415 - the same

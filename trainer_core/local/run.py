@@ -59,6 +59,8 @@ class LocalRun:
     """None: ``control`` in the output folder."""
     allowed: tuple[Network, ...] = ()
     """Networks that addresses in lists of pictures may lead to although they are not public."""
+    ranks: int | None = None
+    """How many processes train; None: one for each GPU that shares a step of an adapter evenly."""
 
 
 def train_locally(
@@ -119,6 +121,7 @@ def train_locally(
                 publishing=publishing,
                 start_from=start_file,
                 seed_is_drawn=is_seed_drawn(options),
+                ranks=run.ranks,
             )
             data_dirs |= _fetched(imported, run, env, attempt.reporter, events)
             try:
