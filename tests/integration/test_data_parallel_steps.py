@@ -13,7 +13,7 @@ from tests.support.rank_steps import Case, Taken, start_ranks
 FEW = (
     Case(dtype="float64"),
     Case(base="int8-quanto", optimizer="optimi-lion", clip="value", steps=1),
-    Case(lora=True, steps=1),
+    Case(lora=True, steps=1, graphs=True),
 )
 ALL = tuple(
     Case(lora=lora, base=base, optimizer=optimizer, clip=clip, dtype=dtype)

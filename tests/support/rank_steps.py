@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,12 +27,14 @@ from trainer_core.checkpoint.read import Checkpoint
 from trainer_core.config.plan import Plan
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.data_parallel import DataParallel
+from trainer_core.engine.graphs import Graphs, Run
 from trainer_core.engine.ranks import Ranks
 from trainer_core.engine.step import SingleProcess
 from trainer_core.errors import DeviceError, NonFiniteLossError
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.hidream.network import place_base
 from trainer_core.hidream.text import TextEmbeddings
+from trainer_core.optim import guarded
 from trainer_core.precision.compute import Compute
 
 CPU: Final = torch.device("cpu")
@@ -52,10 +54,13 @@ class Case:
     clip: str = "norm"
     dtype: str = "float32"
     steps: int = 3
+    graphs: bool = False
+    """In parts that a device would repeat from graphs; here they are called again."""
 
     def __str__(self) -> str:
         kind = "lora" if self.lora else "lokr"
-        return "-".join((kind, self.base, self.optimizer, self.clip, self.dtype))
+        own = (kind, self.base, self.optimizer, self.clip, self.dtype)
+        return "-".join((*own, "graphs") if self.graphs else own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,7 @@ def start_ranks(
     folder.mkdir()
     (folder / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
     env = {**os.environ, **dict(TRAINING.env), "WORLD_SIZE": str(count)}
+    env |= {"LOCAL_WORLD_SIZE": str(count)}
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     logs = [folder / f"rank-{rank}.log" for rank in range(count)]
     processes = []
@@ -148,7 +154,41 @@ def _backend(tiny: Path, case: Case, ranks: Ranks | None) -> SingleProcess:
         parameter.data = (parameter.data + noise).to(dtype)
     compute = Compute(device=CPU, weights=dtype, is_autocast=False)
     network = network_of(transformer, adapter, compute=compute)
-    return SingleProcess(network, plan) if ranks is None else DataParallel(network, plan, ranks)
+    if ranks is None:
+        return SingleProcess(network, plan)
+    backend = DataParallel(network, plan, ranks)
+    # The host of a device does not know whether a step was healthy.
+    guarded.host_knows = _knows if case.graphs else _KNOWS
+    if case.graphs:
+        backend._graphs = Graphs(_Repeating(), warn=_no_warning)
+    return backend
+
+
+_KNOWS: Final = guarded.host_knows
+
+
+def _knows(flag: torch.Tensor) -> bool:
+    return False
+
+
+def _no_warning(message: str) -> NoReturn:
+    raise AssertionError(message)
+
+
+class _Repeating:
+    """Captures work by keeping it."""
+
+    def make_room(self) -> None:
+        pass
+
+    def capture(self, run: Run) -> Run:
+        return run
+
+    def run_beside(self, run: Run) -> None:
+        run()
+
+    def clear(self) -> None:
+        pass
 
 
 def _steps(backend: SingleProcess, case: Case) -> Iterator[dict[str, Any]]:

@@ -27,6 +27,8 @@ class Ranks:
         ``device``: what this rank computes on, the only one of its kind that it uses. Raises
         DeviceError, on all ranks, where some have a GPU and others have none.
         """
+        if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:  # one machine
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         torch.distributed.init_process_group("gloo")
         self.rank: Final = torch.distributed.get_rank()
         self.count: Final = torch.distributed.get_world_size()
