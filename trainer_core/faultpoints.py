@@ -29,6 +29,7 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
     "train.before_step",
     "train.after_step",
     "checkpoint.before_state",
+    "checkpoint.in_state",
     "checkpoint.before_manifest",
     "checkpoint.before_rename",
     "checkpoint.between_renames",

@@ -16,7 +16,9 @@ from trainer_core.checkpoint.layout import (
     CheckpointManifest,
     FileFacts,
     ResultManifest,
+    are_state_names,
     checkpoint_name,
+    is_state_name,
     opened,
 )
 from trainer_core.errors import CheckpointCorruptError, CheckpointError
@@ -58,9 +60,10 @@ def check_sizes(folder: Path) -> CheckpointManifest:
     Raises CheckpointCorruptError, which names the file and what is wrong with it.
     """
     manifest = read_manifest(folder)
-    if manifest.files.keys() != {STATE_NAME}:
+    if not are_state_names(manifest.files):
         raise CheckpointCorruptError(
-            f"{folder.name} has the files {sorted(manifest.files)}, not {STATE_NAME} alone"
+            f"{folder.name} has the files {sorted(manifest.files)}, and not {STATE_NAME} alone, "
+            "nor one of each process"
         )
     for name, facts in manifest.files.items():
         try:
@@ -75,15 +78,23 @@ def check_sizes(folder: Path) -> CheckpointManifest:
     return manifest
 
 
-def check_digests(folder: Path) -> CheckpointManifest:
-    """As ``check_sizes``, and reads the files to compare their SHA-256, too."""
+def check_digests(folder: Path, *, share: int = 0, shares: int = 1) -> CheckpointManifest:
+    """As ``check_sizes``, and reads the files to compare their SHA-256, too.
+
+    ``share`` of ``shares``: several processes read each file once between them.
+    """
     manifest = check_sizes(folder)
-    for name, facts in manifest.files.items():
-        if facts_of(folder / name) != facts:
+    for name in sorted(manifest.files)[share::shares]:
+        if facts_of(folder / name) != manifest.files[name]:
             raise CheckpointCorruptError(
                 f"{folder.name}/{name} is damaged: its SHA-256 is not the one in its manifest"
             )
     return manifest
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a folder has a state file, even if it is not complete."""
+    return any(is_state_name(file.name) and file.is_file() for file in folder.iterdir())
 
 
 def step_in(name: str) -> int | None:

@@ -47,11 +47,13 @@ def check_checkpoint(
     *,
     last_step: int | None = None,
     jobs: tuple[Job, Job] | None = None,
+    share: int = 0,
+    shares: int = 1,
 ) -> CheckpointManifest:
     """Check that the run may resume from a checkpoint, and return its manifest.
 
-    ``jobs``: of the run and of the checkpoint's; with them a refusal names files. Raises
-    CheckpointError where
+    ``jobs``: of the run and of the checkpoint's; with them a refusal names files. ``share`` and
+    ``shares``: as for ``check_digests``. Raises CheckpointError where
 
     - plan, data, base model or products differ; the message names the options that differ,
     - its step is after the run's ``last_step``,
@@ -65,7 +67,7 @@ def check_checkpoint(
         raise CheckpointError(
             f"the checkpoint is at step {manifest.step}, the plan ends at {last_step}"
         )
-    return check_digests(folder)
+    return check_digests(folder, share=share, shares=shares)
 
 
 def _differs(

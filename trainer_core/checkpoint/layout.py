@@ -1,14 +1,18 @@
 """The layout of checkpoint and result folders.
 
 `manifest.json` is written last and names every other file with size and SHA-256. A run goes on
-from `state.safetensors`. It holds the tensors `param/<name>` and `ema/<name>`, and those of the
-optimizer (`optim/<name>/<field>` and others, see `trainer_core.optim.state`). The layout does not
-depend on the number of processes. It contains no pickle.
+from its state: the tensors `param/<name>` and `ema/<name>`, and those of the optimizer
+(`optim/<name>/<field>` and others, see `trainer_core.optim.state`). One process writes them to
+`state.safetensors`. Where several processes hold parts of them, each writes its own parts to
+`state-00000-of-00002.safetensors` and so on; see `checkpoint.state_files`. Together the files hold
+the same tensors, whatever the number of processes. They contain no pickle.
 
 A checkpoint of an adapter also has the files that a result of its step would have. No run needs
 them to go on, so they are named apart: by `adapter_files` among the manifest's scalars.
 """
 
+import re
+from collections.abc import Collection
 from typing import Final, Literal
 
 from pydantic import JsonValue, TypeAdapter
@@ -17,6 +21,8 @@ from trainer_core.config.plan.frozen import Frozen, digest_of
 
 MANIFEST_NAME: Final = "manifest.json"
 STATE_NAME: Final = "state.safetensors"
+
+_STATE_NAMES: Final = re.compile(r"state(-\d{5}-of-\d{5})?\.safetensors")
 
 PARAMETER: Final = "param/"
 EMA: Final = "ema/"
@@ -55,6 +61,23 @@ class CheckpointManifest(Frozen):
     scalars: dict[str, JsonValue]
     files: dict[str, FileFacts]
     """Those that a run needs to go on."""
+
+
+def state_names(count: int) -> tuple[str, ...]:
+    """The names of the state files of a checkpoint that has so many of them."""
+    if count == 1:
+        return (STATE_NAME,)
+    return tuple(f"state-{number:05d}-of-{count:05d}.safetensors" for number in range(count))
+
+
+def is_state_name(name: str) -> bool:
+    """Whether a file of this name may be a state file."""
+    return _STATE_NAMES.fullmatch(name) is not None
+
+
+def are_state_names(names: Collection[str]) -> bool:
+    """Whether these are the names of all state files of a checkpoint."""
+    return bool(names) and set(names) == set(state_names(len(names)))
 
 
 def adapter_files(manifest: CheckpointManifest) -> dict[str, FileFacts]:

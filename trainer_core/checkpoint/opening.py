@@ -7,17 +7,18 @@ Imports no torch.
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from trainer_core.checkpoint.folders import (
     check_sizes,
+    has_state,
     step_in,
     stored_checkpoints,
 )
-from trainer_core.checkpoint.layout import STATE_NAME, CheckpointManifest, checkpoint_name
+from trainer_core.checkpoint.layout import CheckpointManifest, FileFacts, checkpoint_name
 from trainer_core.errors import CheckpointCorruptError, CheckpointError, NoWholeCheckpointError
 from trainer_core.progress import Reporter
 
@@ -35,8 +36,8 @@ class OpenCheckpoint:
     folder: Path
     """It may be deleted meanwhile."""
     manifest: CheckpointManifest
-    state: BinaryIO
-    """Its state file."""
+    state: Mapping[str, BinaryIO]
+    """Its state files by name."""
     damaged: tuple[str, ...] = ()
     """Of each newer checkpoint, what is wrong with it; empty where this one was named."""
 
@@ -47,7 +48,7 @@ class _ChangedError(Exception):
 
 def is_checkpoint(place: Path) -> bool:
     """Whether a path is the folder of one checkpoint, even a damaged one."""
-    return place.is_dir() and (step_in(place.name) is not None or (place / STATE_NAME).is_file())
+    return place.is_dir() and (step_in(place.name) is not None or has_state(place))
 
 
 def holds_checkpoints(place: Path) -> bool:
@@ -81,7 +82,9 @@ def open_checkpoint(place: Path, step: int | None, reporter: Reporter) -> Iterat
         found = _open_named(_folder_of(place) / checkpoint_name(step), reporter, is_step=True)
     else:
         found = _open_newest(place, reporter)
-    with found.state:
+    with contextlib.ExitStack() as stack:
+        for file in found.state.values():
+            stack.enter_context(file)
         yield found
 
 
@@ -153,16 +156,20 @@ def _open_whole(folder: Path, reporter: Reporter) -> OpenCheckpoint:
         raise _ChangedError
     with contextlib.ExitStack() as stack:
         try:
-            state = stack.enter_context((folder / STATE_NAME).open("rb"))
+            # Files of a folder that is replaced meanwhile have other digests than this manifest.
             manifest = check_sizes(folder)
+            state = {
+                name: stack.enter_context((folder / name).open("rb")) for name in manifest.files
+            }
             if step_in(folder.name) not in (None, manifest.step):
                 raise CheckpointCorruptError(
                     f"{folder.name} has the manifest of step {manifest.step}"
                 )
-            _check_digest(state, folder, manifest, reporter)
+            _check_digests(state, folder, manifest.files, reporter)
         except FileNotFoundError as error:
             _check_unchanged(folder, before)
-            raise CheckpointCorruptError(f"{folder.name}/{STATE_NAME} is missing") from error
+            name = Path(error.filename).name
+            raise CheckpointCorruptError(f"{folder.name}/{name} is missing") from error
         except CheckpointError:
             _check_unchanged(folder, before)
             raise
@@ -170,20 +177,24 @@ def _open_whole(folder: Path, reporter: Reporter) -> OpenCheckpoint:
     return OpenCheckpoint(folder=folder, manifest=manifest, state=state)
 
 
-def _check_digest(
-    state: BinaryIO, folder: Path, manifest: CheckpointManifest, reporter: Reporter
+def _check_digests(
+    state: Mapping[str, BinaryIO],
+    folder: Path,
+    files: Mapping[str, FileFacts],
+    reporter: Reporter,
 ) -> None:
-    facts = manifest.files[STATE_NAME]
-    digest, done = hashlib.sha256(), 0
-    while block := state.read(_BLOCK_BYTES):
-        digest.update(block)
-        done += len(block)
-        reporter.progress("checking", done, facts.size_bytes)
-        reporter.check_control()
-    if done != facts.size_bytes or digest.hexdigest() != facts.sha256:
-        raise CheckpointCorruptError(
-            f"{folder.name}/{STATE_NAME} is damaged: its SHA-256 is not the one in its manifest"
-        )
+    size_bytes, done = sum(facts.size_bytes for facts in files.values()), 0
+    for name, facts in files.items():
+        digest, start = hashlib.sha256(), done
+        while block := state[name].read(_BLOCK_BYTES):
+            digest.update(block)
+            done += len(block)
+            reporter.progress("checking", done, size_bytes)
+            reporter.check_control()
+        if done - start != facts.size_bytes or digest.hexdigest() != facts.sha256:
+            raise CheckpointCorruptError(
+                f"{folder.name}/{name} is damaged: its SHA-256 is not the one in its manifest"
+            )
 
 
 def _check_unchanged(folder: Path, before: tuple[int, int]) -> None:

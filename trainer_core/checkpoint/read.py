@@ -1,54 +1,108 @@
-"""Read a checkpoint into memory, after the checks of ``checkpoint.identity``."""
+"""Open a checkpoint to resume from it, after the checks of ``checkpoint.identity``."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from trainer_core.checkpoint.identity import CheckpointIdentity, check_checkpoint
-from trainer_core.checkpoint.layout import EMA, PARAMETER, STATE_NAME, CheckpointManifest
-from trainer_core.errors import CheckpointError
+from trainer_core.checkpoint.layout import EMA, PARAMETER, CheckpointManifest
+from trainer_core.checkpoint.ranks import ALONE, CheckpointRanks
+from trainer_core.checkpoint.state_files import NotAStateError, StateFiles, StateTensor, state_in
+from trainer_core.disk import reading
+from trainer_core.errors import CheckpointCorruptError, CheckpointError
+from trainer_core.weights.headers import DTYPES
+
+
+class StoredTensors(Mapping[str, torch.Tensor]):
+    """Tensors of a checkpoint by name. Each is read when it is asked for, to the CPU."""
+
+    def __init__(self, folder: Path, state: StateFiles, prefix: str, names: list[str]) -> None:
+        """``names``: without ``prefix``."""
+        self._folder = folder
+        self._state = state
+        self._prefix = prefix
+        self._names = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """Raises CheckpointError where it cannot be read."""
+        facts = self.facts(name)
+        return self.elements(name, 0, facts.count).view(facts.shape)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def facts(self, name: str) -> StateTensor:
+        """Type and shape, without reading it; raises KeyError."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._state.tensors[self._prefix + name]
+
+    def elements(self, name: str, start: int, count: int) -> torch.Tensor:
+        """``count`` elements of the flat tensor; only these are read. Raises CheckpointError."""
+        values = torch.empty(count, dtype=DTYPES[self.facts(name).dtype])
+        into = values.view(torch.uint8).numpy().data
+        try:
+            with reading(self._folder):
+                self._state.read_elements(self._prefix + name, start, into)
+        except (NotAStateError, OSError) as error:
+            raise CheckpointError(f"{self._folder.name} is not readable: {error}") from error
+        return values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A checkpoint in memory, on the CPU."""
+    """A checkpoint that was checked; its tensors are read when they are asked for."""
 
     manifest: CheckpointManifest
-    parameters: dict[str, torch.Tensor]
-    optimizer_state: dict[str, torch.Tensor]
+    parameters: StoredTensors
+    optimizer_state: StoredTensors
     """By the keys of ``optim.state``."""
-    ema: dict[str, torch.Tensor]
+    ema: StoredTensors
     """By the parameters' names; empty where the plan has no EMA."""
 
 
 def read_checkpoint(
-    folder: Path, run: CheckpointIdentity, *, last_step: int | None = None
+    folder: Path,
+    run: CheckpointIdentity,
+    *,
+    last_step: int | None = None,
+    ranks: CheckpointRanks = ALONE,
 ) -> Checkpoint:
-    """Check and read the checkpoint in ``folder``.
+    """Check and open the checkpoint in ``folder``.
 
-    Raises CheckpointError as ``check_checkpoint`` does, and where its tensors cannot be read.
+    ``ranks``: they share the reading of the files for their digests, and agree on the outcome.
+    Raises CheckpointError as ``check_checkpoint`` does, and where it has no readable state.
     """
-    manifest = check_checkpoint(folder, run, last_step=last_step)
+    damage = ""
     try:
-        tensors = load_file(folder / STATE_NAME)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder.name}/{STATE_NAME} is not readable: {error}") from error
-    parameters, ema = _below(PARAMETER, tensors), _below(EMA, tensors)
-    others = tensors.keys() - {PARAMETER + name for name in parameters} - {EMA + n for n in ema}
+        manifest = check_checkpoint(
+            folder, run, last_step=last_step, share=ranks.rank, shares=ranks.count
+        )
+    except CheckpointCorruptError as error:
+        damage = error.message
+    if damage := ranks.first_text(damage):
+        raise CheckpointCorruptError(damage)
+    try:
+        state = state_in(folder, sorted(manifest.files))
+    except (NotAStateError, OSError) as error:
+        raise CheckpointCorruptError(f"{folder.name} is damaged: {error}") from error
+
+    def below(prefix: str) -> StoredTensors:
+        names = [name.removeprefix(prefix) for name in state.tensors if name.startswith(prefix)]
+        return StoredTensors(folder, state, prefix, names)
+
+    others = [name for name in state.tensors if not name.startswith((PARAMETER, EMA))]
     return Checkpoint(
         manifest=manifest,
-        parameters=parameters,
-        optimizer_state={key: tensors[key] for key in sorted(others)},
-        ema=ema,
+        parameters=below(PARAMETER),
+        optimizer_state=StoredTensors(folder, state, "", sorted(others)),
+        ema=below(EMA),
     )
-
-
-def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }

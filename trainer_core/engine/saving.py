@@ -3,13 +3,20 @@
 from functools import partial
 from pathlib import Path
 
+import torch
 from pydantic import JsonValue
 
 from trainer_core.checkpoint.folders import committed_checkpoints, keep_newest
 from trainer_core.checkpoint.identity import checkpoint_identity
 from trainer_core.checkpoint.matmul import matmul_scalar
+from trainer_core.checkpoint.ranks import CheckpointRanks
 from trainer_core.checkpoint.read import read_checkpoint
-from trainer_core.checkpoint.write import CheckpointFacts, TrainedTensors, write_checkpoint
+from trainer_core.checkpoint.write import (
+    CheckpointFacts,
+    TrainedTensors,
+    write_checkpoint,
+    write_part,
+)
 from trainer_core.disk import require_folder
 from trainer_core.engine.control import check_stop
 from trainer_core.engine.determinism import environment_changes, environment_fingerprint
@@ -20,6 +27,7 @@ from trainer_core.engine.reporting import (
     report_warning,
 )
 from trainer_core.engine.state import Run, TrainingState
+from trainer_core.engine.step import Backend
 from trainer_core.errors import NonFiniteLossError
 from trainer_core.export.origin import BASE_MODEL
 from trainer_core.export.parameters_in_memory import ParametersInMemory
@@ -34,7 +42,9 @@ _EVALUATIONS = "evaluations"
 
 
 def save(run: Run, state: TrainingState) -> None:
-    """Write a checkpoint of the current step and report it. Rank 0 writes for all ranks.
+    """Write a checkpoint of the current step and report it.
+
+    Rank 0 writes it; where the tensors are sharded, each rank writes its own part of them.
 
     The step event always comes before the checkpoint event. Older checkpoints are deleted, except
     as many as ``keep_checkpoints`` of the job says, unless the supervisor deletes them. Raises
@@ -42,12 +52,14 @@ def save(run: Run, state: TrainingState) -> None:
     """
     report_step(run, state)
     report_stage(run, state, "checkpointing")
-    trained = run.backend.tensors()
-    _check_finite(trained, state.step)
+    trained, ranks = run.backend.tensors(), _ranks_of(run.backend)
+    _check_finite(trained, state.step, ranks)
     state.saved_step = state.step
     if state.evaluations is not None:
         state.evaluations = state.evaluations.with_checkpoint(state.step)
     if run.backend.rank != 0:
+        if trained.is_sharded:
+            write_part(run.job.checkpoints_dir, state.step, trained, ranks)
         return
     facts = CheckpointFacts(
         step=state.step,
@@ -71,7 +83,7 @@ def save(run: Run, state: TrainingState) -> None:
         live=ParametersInMemory(trained.parameters),
         ema=ParametersInMemory(trained.ema) if trained.ema else None,
     )
-    written = write_checkpoint(folder, facts, trained, adapters)
+    written = write_checkpoint(folder, facts, trained, adapters, ranks)
     fault_point("checkpoint.after_rename")
     if run.job.waiting_checkpoints is None:
         keep_newest(folder, run.job.keep_checkpoints, best_step=_best_step(state))
@@ -113,7 +125,12 @@ def resume(run: Run, state: TrainingState, folder: Path) -> None:
 
     Raises CheckpointError where it is damaged, or written with another plan, data or base model.
     """
-    checkpoint = read_checkpoint(folder, checkpoint_identity(run.job), last_step=run.last_step)
+    checkpoint = read_checkpoint(
+        folder,
+        checkpoint_identity(run.job),
+        last_step=run.last_step,
+        ranks=_ranks_of(run.backend),
+    )
     manifest = checkpoint.manifest
     here = environment_fingerprint(run.loaded.network.compute.device)
     # Allowed: the result is as good, but not the same bit for bit.
@@ -142,12 +159,34 @@ def _best_step(state: TrainingState) -> int | None:
     return None if best is None else best.step
 
 
-def _check_finite(trained: TrainedTensors, step: int) -> None:
+def _check_finite(trained: TrainedTensors, step: int, ranks: CheckpointRanks) -> None:
     """An update can overflow although loss and gradient are finite. Do not save its result."""
+    if name := ranks.first_text(_not_finite(trained)):
+        raise NonFiniteLossError(
+            f"step {step}: after the update {name} has numbers that are not finite; the previous "
+            "checkpoint is kept. Lower learning_rate or max_grad_norm."
+        )
+
+
+def _not_finite(trained: TrainedTensors) -> str:
+    """The name of a tensor of this rank with such numbers; empty where there is none."""
     for tensors in (trained.parameters, trained.optimizer_state, trained.ema):
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise NonFiniteLossError(
-                    f"step {step}: after the update {name} has numbers that are not finite; the "
-                    "previous checkpoint is kept. Lower learning_rate or max_grad_norm."
-                )
+                return name
+    return ""
+
+
+def _ranks_of(backend: Backend) -> CheckpointRanks:
+    return CheckpointRanks(
+        rank=backend.rank, count=backend.ranks, exchange=partial(_exchange, backend)
+    )
+
+
+def _exchange(backend: Backend, body: bytes) -> list[bytes]:
+    """What each rank passes; a short text, sent as numbers."""
+    length = backend.max_across_ranks(len(body))
+    own = torch.zeros(backend.ranks, 1 + length, dtype=torch.float64)
+    own[backend.rank, : 1 + len(body)] = torch.tensor([len(body), *body], dtype=torch.float64)
+    told = backend.sum_across_ranks(own).long().tolist()
+    return [bytes(row[1 : 1 + row[0]]) for row in told]

@@ -36,7 +36,7 @@ def write_checkpoint_adapter(
     """
     try:
         with (checkpoint / STATE_NAME).open("rb") as state:
-            parameters = parameters_in_state(state, origin.weights)
+            parameters = parameters_in_state({STATE_NAME: state}, origin.weights)
             write_adapter(folder, adapter, parameters, origin)
     except FileNotFoundError as error:
         raise CheckpointError(f"{checkpoint.name}/{STATE_NAME} is missing") from error

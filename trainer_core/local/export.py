@@ -13,12 +13,13 @@ from typing import Any, Final
 from trainer_core.base_models.layout import transformer_config
 from trainer_core.base_models.obtain import find_base
 from trainer_core.checkpoint.folders import (
+    has_state,
     is_result,
     read_manifest,
     step_in,
     stored_checkpoints,
 )
-from trainer_core.checkpoint.layout import MANIFEST_NAME, STATE_NAME, checkpoint_name
+from trainer_core.checkpoint.layout import MANIFEST_NAME, checkpoint_name, is_state_name
 from trainer_core.checkpoint.opening import (
     CHECKPOINTS,
     OpenCheckpoint,
@@ -174,7 +175,7 @@ def adapter_at(place: Path, weights: Weights | None, reporter: Reporter) -> Iter
 def _folder_of(place: Path) -> Path:
     """The folder of the checkpoint whose state file is named; any other place as it is."""
     folder = place.parent
-    is_state = place.name == STATE_NAME and is_file(place)
+    is_state = is_state_name(place.name) and is_file(place)
     is_own = step_in(folder.name) is not None or is_file(folder / MANIFEST_NAME)
     return folder if is_state and is_own else place
 
@@ -204,8 +205,9 @@ def _check_place(place: Path) -> None:
 
 def _is_adapter_alone(folder: Path) -> bool:
     """Whether an adapter was put into a folder by itself, which may be named as a checkpoint."""
-    others = (STATE_NAME, MANIFEST_NAME)
-    return is_file(folder / ADAPTER_NAME) and not any(is_file(folder / name) for name in others)
+    if not is_file(folder / ADAPTER_NAME) or is_file(folder / MANIFEST_NAME):
+        return False
+    return not has_state(folder)
 
 
 def _adapter_in(folder: Path) -> Path:

@@ -5,14 +5,13 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from trainer_core.checkpoint.layout import STATE_NAME
 from trainer_core.checkpoint.opening import OpenCheckpoint
+from trainer_core.checkpoint.state_files import NotAStateError
 from trainer_core.config.plan import LokrAdapter, LoraAdapter
 from trainer_core.errors import CheckpointError
 from trainer_core.export.origin import BASE_MODEL, Weights
 from trainer_core.export.parameters_in_state import (
     NOT_A_STATE,
-    NotAStateError,
     ParametersInState,
     parameters_in_state,
     why_not_a_state,
@@ -68,11 +67,10 @@ def trained_in(checkpoint: OpenCheckpoint, weights: Weights | None, reporter: Re
 
 
 def not_the_state(checkpoint: OpenCheckpoint, error: Exception) -> CheckpointError:
-    """For what the state file lacks, or has in another form."""
-    why = why_not_a_state(error)
-    return CheckpointError(
-        f"{checkpoint.folder.name}/{STATE_NAME} is not the state of its run: {why}"
-    )
+    """For what the state lacks, or has in another form."""
+    names, why = list(checkpoint.state), why_not_a_state(error)
+    place = f"{checkpoint.folder.name}/{names[0]}" if len(names) == 1 else checkpoint.folder.name
+    return CheckpointError(f"{place} is not the state of its run: {why}")
 
 
 def _adapter(checkpoint: OpenCheckpoint, job: Job | None) -> Adapter | None:
@@ -105,7 +103,7 @@ def _parameters(
         reporter.check_control()
 
     try:
-        has_mean = bool(parameters_in_state(checkpoint.state, "ema").places)
+        has_mean = bool(parameters_in_state(checkpoint.state, "ema").tensors)
         if weights == "ema" and not has_mean:
             raise CheckpointError(
                 f"{checkpoint.folder} has no running mean (EMA), because use_ema is off in its "
@@ -113,7 +111,7 @@ def _parameters(
             )
         taken: Weights = weights or ("ema" if has_mean else "live")
         parameters = parameters_in_state(checkpoint.state, taken, count)
-        if not parameters.places:
+        if not parameters.tensors:
             raise NotAStateError("it has no weights")
     except NOT_A_STATE as error:
         raise not_the_state(checkpoint, error) from error
