@@ -22,7 +22,8 @@ from services.results.card_pictures import MAX_PICTURES, CardPictures
 from services.results.layout import keep_apart, lay_out, lay_out_checkpoint
 from services.results.targets.hub import HubAccess, HubTarget
 from services.results.targets.port import PublicationError, PublicationRepo, TargetDownError
-from trainer_core.checkpoint.layout import MANIFEST_NAME, STATE_NAME
+from trainer_core.checkpoint.folders import read_manifest
+from trainer_core.checkpoint.layout import MANIFEST_NAME
 from trainer_core.config.plan import Plan
 from trainer_core.errors import CheckpointError
 from trainer_core.painting.contact_sheet import SHEET
@@ -227,7 +228,7 @@ def _keep(checkpoint: Path, kept: Path) -> None:
     """Link the files of a checkpoint, which the run may delete before they are published."""
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True)
-    for name in (STATE_NAME, MANIFEST_NAME):
+    for name in (*read_manifest(checkpoint).files, MANIFEST_NAME):
         try:
             (kept / name).hardlink_to(checkpoint / name)
         except OSError:  # the file system has no links

@@ -188,6 +188,11 @@ def test_a_run_without_an_adapter_is_named(
     (at_step,) = ada.problems(f"{claim.run_id}/{STEP}")
     assert "is a checkpoint of full-rank training: it has no adapter" in at_step["message"]
 
+    parts = {f"state-0000{rank}-of-00002.safetensors": b"of a rank" for rank in range(2)}
+    commit_checkpoint(ada.db, claim, objects, closed_folder(tmp_path / "parts", parts), 20)
+    (of_ranks,) = ada.problems(f"{claim.run_id}/checkpoints/step-00000020")
+    assert "trained all weights: its checkpoints have no adapter" in of_ranks["message"]
+
     result = closed_folder(tmp_path / "result", {"transformer/model.safetensors": b"weights"})
     prefix = result_prefix(claim.tenant_id, claim.run_id, claim.fence)
     files = put_folder(objects, prefix, result)

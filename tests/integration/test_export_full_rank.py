@@ -5,14 +5,26 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from services.cli.connection import CommandError
 from tests.support import damage
 from tests.support.exporting import FULL, LAST, Trainer, export, files_in, painted
 from tests.support.own_disk import mounted_disk
+from tests.support.parted_checkpoints import write_parted
+from trainer_core.checkpoint.folders import read_manifest
+from trainer_core.checkpoint.identity import CheckpointIdentity
+from trainer_core.checkpoint.layout import state_names
+from trainer_core.checkpoint.state_files import Part
 from trainer_core.disk import DiskError
-from trainer_core.errors import AdapterFileError, BaseModelError, OutputError
+from trainer_core.errors import (
+    AdapterFileError,
+    BaseModelError,
+    CheckpointCorruptError,
+    OutputError,
+)
+from trainer_core.export.start_file import find_start
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +61,45 @@ def test_a_checkpoint_far_from_its_run_needs_only_its_base(
     export(tmp_path / "far", "--base", tiny_folder, "--output", tmp_path / "b")
 
     assert files_in(tmp_path / "b" / "transformer") == files_in(full / "result" / "transformer")
+
+
+def test_a_checkpoint_of_several_ranks_gives_the_same_weights(
+    full: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Of which each has written its own part of each tensor."""
+    parted = cut_in_two(full / "checkpoints" / LAST, tmp_path)
+
+    export(parted, "--base", tiny_folder, "--output", tmp_path / "made")
+
+    assert files_in(tmp_path / "made" / "transformer") == files_in(full / "result" / "transformer")
+    for place in (parted, *(parted / name for name in state_names(2))):
+        with pytest.raises(AdapterFileError, match="of full-rank training: it has no adapter"):
+            find_start(place)
+    damage.OF_A_FILE["flipped"](parted / state_names(2)[1])
+    with pytest.raises(
+        CheckpointCorruptError, match=r"state-00001-of-00002\.safetensors is damaged"
+    ):
+        export(parted, "--base", tiny_folder, "--output", tmp_path / "other")
+
+
+def cut_in_two(checkpoint: Path, folder: Path) -> Path:
+    """The same checkpoint, as two ranks would have written it."""
+    manifest = read_manifest(checkpoint)
+    run = CheckpointIdentity(
+        identity_digest=manifest.identity_digest,
+        identity=manifest.identity or {},
+        data_digest=manifest.data_digest,
+        base_digest=manifest.base_digest,
+        matmul="auto",
+    )
+    tensors: list[dict[str, torch.Tensor]] = [{}, {}]
+    parts: list[dict[str, Part]] = [{}, {}]
+    for name, value in load_file(checkpoint / "state.safetensors").items():
+        flat, middle = value.view(-1), value.numel() // 2
+        for rank, (start, end) in enumerate(((0, middle), (middle, value.numel()))):
+            tensors[rank][name] = flat[start:end]
+            parts[rank][name] = Part(start=start, shape=tuple(value.shape))
+    return write_parted(folder, run, tensors, parts, manifest.step)
 
 
 def test_another_base_model_is_refused(full: Path, tiny_folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.support.clip_reference import cosines, training_pictures
 from tests.support.jobs import (
@@ -18,6 +17,7 @@ from tests.support.jobs import (
     wait_for_event,
 )
 from tests.support.tiny_clip import write_tiny_clip
+from tests.support.zero_ranks import stored_tensors
 from trainer_core.checkpoint.folders import committed_checkpoints, read_manifest
 from trainer_core.hidream.loading import load_transformer
 from trainer_core.process.control import ControlRequest, write_control
@@ -55,7 +55,8 @@ def full_job(tiny: Path, shards: Path, folder: Path, **options: Any) -> dict[str
 
 
 def state_of(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
-    return load_file(folder / f"output/checkpoints/step-{step:08d}/state.safetensors")
+    checkpoint = folder / f"output/checkpoints/step-{step:08d}"
+    return stored_tensors(checkpoint, list(read_manifest(checkpoint).files))
 
 
 def evaluations(events: list[Event]) -> list[Event]:
@@ -75,12 +76,10 @@ def whole(tiny_folder: Path, shards: Path, tmp_path_factory: pytest.TempPathFact
 def test_the_result_is_a_transformer_that_learned(whole: Path, tiny_folder: Path) -> None:
     result = whole / "output" / "result"
 
-    trained = load_transformer(result, torch.float32)
+    assert_is_result(result, state_of(whole))
 
-    base = load_transformer(tiny_folder, torch.float32)
-    moved = [
-        not torch.equal(a, b) for a, b in zip(trained.parameters(), base.parameters(), strict=True)
-    ]
+    base, state = load_transformer(tiny_folder, torch.float32), state_of(whole)
+    moved = [not torch.equal(p, state[f"param/{n}"]) for n, p in base.named_parameters()]
     assert all(moved)
     card = json.loads((result / "card.json").read_text())
     assert card["model_type"] == "full"
@@ -125,6 +124,7 @@ def test_two_ranks_take_the_same_steps(
 
     assert process.wait(timeout=300) == 0, (tmp_path / "output.log").read_text()
 
+    assert_is_result(tmp_path / "output" / "result", state_of(tmp_path))
     events = events_in(tmp_path)
     assert events[-1]["event"] == "finished"
     pictures = [e for e in events if "sha256" in e and e["event"] == "sample"]
@@ -186,6 +186,12 @@ def test_the_run_ends_when_a_rank_is_killed(
     assert max(event["step"] for event in events) == 1
     (checkpoint,) = committed_checkpoints(tmp_path / "output/checkpoints")
     assert read_manifest(checkpoint).step == 1
+
+
+def assert_is_result(result: Path, state: dict[str, torch.Tensor]) -> None:
+    """The result has the weights of the last checkpoint in bf16."""
+    for name, weight in load_transformer(result, torch.float32).named_parameters():
+        assert torch.equal(weight, state[f"param/{name}"].bfloat16().float()), name
 
 
 def assert_close(

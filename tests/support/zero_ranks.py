@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from tests.support.forking import TRAINING, start_module
+from trainer_core.checkpoint.layout import state_names
+from trainer_core.checkpoint.read import StoredTensors
+from trainer_core.checkpoint.state_files import state_in
 from trainer_core.checkpoint.write import TrainedTensors
+from trainer_core.checkpoint.write_state import write_state
 from trainer_core.config.plan import Plan
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.step import Backend, SingleProcess
@@ -44,7 +47,7 @@ class Taken:
 
 def in_one_process(tiny: Path, plan: Plan, steps: int) -> Taken:
     """The steps without DeepSpeed, in this process."""
-    network = _network(tiny, plan)
+    network = tiny_network(tiny, plan)
     return _take_steps(SingleProcess(network, plan), plan, steps)
 
 
@@ -54,6 +57,17 @@ def on_ranks(tiny: Path, plan: Plan, steps: int, ranks: int, folder: Path) -> Ta
     job = folder / "steps.json"
     asked = {"tiny": str(tiny), "plan": plan.model_dump(mode="json"), "steps": steps}
     job.write_text(json.dumps(asked))
+    run_ranks(__name__, [job, folder], ranks, folder)
+    told = json.loads((folder / "taken.json").read_text())
+    return Taken(
+        tensors=stored_tensors(folder, state_names(ranks)),
+        metrics=[StepMetrics(**each) for each in told["metrics"]],
+        losses_with_means=told["losses_with_means"],
+    )
+
+
+def run_ranks(module: str, argv: Sequence[Path], ranks: int, folder: Path) -> None:
+    """Run ``python -m MODULE ARGV`` as each of the ranks; ``folder`` gets what they print."""
     port = str(_free_port())
     logs = [folder / f"rank-{rank}.log" for rank in range(ranks)]
     processes = []
@@ -68,17 +82,16 @@ def on_ranks(tiny: Path, plan: Plan, steps: int, ranks: int, folder: Path) -> Ta
             "GLOO_SOCKET_IFNAME": "lo",
         }
         with log.open("wb") as output:
-            env = {**os.environ, **own}
-            argv = [str(job), str(folder)]
-            processes.append(start_module(__name__, argv, env=env, output=output, kind=TRAINING))
+            env, texts = {**os.environ, **own}, [str(each) for each in argv]
+            processes.append(start_module(module, texts, env=env, output=output, kind=TRAINING))
     statuses = [process.wait(timeout=_DEADLINE_S) for process in processes]
     assert not any(statuses), "\n".join(log.read_text()[-2000:] for log in logs)
-    told = json.loads((folder / "taken.json").read_text())
-    return Taken(
-        tensors=load_file(folder / "taken.safetensors"),
-        metrics=[StepMetrics(**each) for each in told["metrics"]],
-        losses_with_means=told["losses_with_means"],
-    )
+
+
+def stored_tensors(folder: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The whole tensors in the state files of a checkpoint, by their names there."""
+    state = state_in(folder, names)
+    return dict(StoredTensors(folder, state, "", list(state.tensors)))
 
 
 def _free_port() -> int:
@@ -88,7 +101,7 @@ def _free_port() -> int:
         return port
 
 
-def _network(tiny: Path, plan: Plan) -> Network:
+def tiny_network(tiny: Path, plan: Plan) -> Network:
     torch.manual_seed(0)
     transformer = load_transformer(tiny, torch.float32)
     return prepare(transformer, plan, _CPU, matmul="no_change")
@@ -114,10 +127,7 @@ def _take_steps(backend: Backend, plan: Plan, steps: int) -> Taken:
 
 
 def _keyed(trained: TrainedTensors) -> dict[str, torch.Tensor]:
-    found = {f"param/{name}": value for name, value in trained.parameters.items()}
-    found |= {f"ema/{name}": value for name, value in trained.ema.items()}
-    found |= trained.optimizer_state
-    return {name: value.detach().clone().contiguous() for name, value in found.items()}
+    return {name: value.detach().clone() for name, value in trained.by_file_name().items()}
 
 
 def _batch_of(number: int) -> Batch:
@@ -140,10 +150,11 @@ def main(argv: Sequence[str]) -> int:
 
     asked: dict[str, Any] = json.loads(Path(argv[0]).read_text())
     plan, folder = Plan.model_validate(asked["plan"]), Path(argv[1])
-    backend = open_zero(_network(Path(asked["tiny"]), plan), plan)
+    backend = open_zero(tiny_network(Path(asked["tiny"]), plan), plan)
     taken = _take_steps(backend, plan, asked["steps"])
+    name = state_names(backend.ranks)[backend.rank]
+    write_state(folder / name, taken.tensors, backend.tensors().parts)
     if backend.rank == 0:
-        save_file(dict(taken.tensors), folder / "taken.safetensors")
         told = {
             "metrics": [asdict(each) for each in taken.metrics],
             "losses_with_means": taken.losses_with_means,

@@ -183,7 +183,7 @@ def test_the_written_config_does_not_take_namesakes_along(
     assert len(made_by_lycoris(tiny_folder, dict(config))) == len(chosen) == 2
 
 
-@pytest.mark.parametrize(("file_bytes", "files"), [(1 << 30, 1), (1 << 20, 4)])
+@pytest.mark.parametrize(("file_bytes", "files"), [(1 << 30, 1), (1 << 19, 4)])
 def test_a_full_transformer_loads_in_diffusers(
     tiny_folder: Path,
     tmp_path: Path,
@@ -204,6 +204,7 @@ def test_a_full_transformer_loads_in_diffusers(
     with safe_open(written[-1], "pt") as opened:
         metadata = {"format": "pt", "base_model": "hidream-tiny", "step": "7", "weights": "live"}
         assert opened.metadata() == metadata
-    again = HiDreamImageTransformer2DModel.from_pretrained(folder)
+    again = HiDreamImageTransformer2DModel.from_pretrained(folder, torch_dtype=torch.bfloat16)
     assert dict(again.config)["num_layers"] == 2
-    assert all(torch.equal(p, dict(again.named_parameters())[n]) for n, p in weights.items())
+    found = dict(again.named_parameters())
+    assert all(torch.equal(p.bfloat16(), found[n]) for n, p in weights.items())

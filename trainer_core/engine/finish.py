@@ -33,8 +33,10 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
             read_text=run.loaded.batches.text,
         )
     report_stage(run, state, "finalizing")
-    trained = run.backend.tensors()
+    parameters = run.backend.whole_parameters()
     if run.backend.rank != 0:
+        for name in sorted(parameters.shapes):  # with rank 0, which writes them in this order
+            parameters.read_bf16(name)
         return
     weights = weights_of_result(plan.identity)
     facts = card_facts(
@@ -56,7 +58,7 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
         plan=plan,
         step=state.step,
         transformer_config=transformer_config(Path(run.job.base_model_dir)) if is_full_rank else {},
-        parameters=trained.parameters,
+        parameters=parameters,
         weights=weights,
         sample=sample,
         facts=facts,

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from PIL import Image
 from pydantic import JsonValue
 
 from trainer_core.checkpoint.write import WrittenFolder, write_result
 from trainer_core.config.plan import Plan
 from trainer_core.export.origin import Origin, Weights
-from trainer_core.export.parameters_in_memory import ParametersInMemory
+from trainer_core.export.safetensors_file import Parameters
 from trainer_core.export.transformer_folder import TRANSFORMER, write_full_rank
 from trainer_core.export.write_adapter import write_adapter
 
@@ -25,7 +24,7 @@ def write_run_result(
     plan: Plan,
     step: int,
     transformer_config: Mapping[str, Any],
-    parameters: Mapping[str, torch.Tensor],
+    parameters: Parameters,
     weights: Weights,
     sample: Image.Image,
     facts: Mapping[str, JsonValue],
@@ -37,19 +36,19 @@ def write_run_result(
         plan: the plan of the run.
         step: its last step.
         transformer_config: of the base model; written only for full rank.
-        parameters: the values to publish, by logical name, each whole.
+        parameters: the values to publish. Those of full rank are read once each, by name.
         weights: which values they are.
         sample: the sample image.
         facts: for the model card, from ``card_facts``.
     """
-    identity, trained = plan.identity, ParametersInMemory(parameters)
+    identity = plan.identity
 
     def fill(folder: Path) -> None:
         origin = Origin(base_model=identity.base.name, step=step, weights=weights)
         if identity.adapter is None:
-            write_full_rank(folder / TRANSFORMER, transformer_config, trained, origin)
+            write_full_rank(folder / TRANSFORMER, transformer_config, parameters, origin)
         else:
-            write_adapter(folder, identity.adapter, trained, origin)
+            write_adapter(folder, identity.adapter, parameters, origin)
         (folder / SAMPLE_NAME).parent.mkdir()
         sample.save(folder / SAMPLE_NAME)
         body = json.dumps(facts, indent=2, allow_nan=False, ensure_ascii=False)

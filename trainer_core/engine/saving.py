@@ -52,7 +52,7 @@ def save(run: Run, state: TrainingState) -> None:
     """
     report_step(run, state)
     report_stage(run, state, "checkpointing")
-    trained, ranks = run.backend.tensors(), _ranks_of(run.backend)
+    trained, ranks = run.backend.tensors(), ranks_of(run.backend)
     _check_finite(trained, state.step, ranks)
     state.saved_step = state.step
     if state.evaluations is not None:
@@ -129,7 +129,7 @@ def resume(run: Run, state: TrainingState, folder: Path) -> None:
         folder,
         checkpoint_identity(run.job),
         last_step=run.last_step,
-        ranks=_ranks_of(run.backend),
+        ranks=ranks_of(run.backend),
     )
     manifest = checkpoint.manifest
     here = environment_fingerprint(run.loaded.network.compute.device)
@@ -177,7 +177,8 @@ def _not_finite(trained: TrainedTensors) -> str:
     return ""
 
 
-def _ranks_of(backend: Backend) -> CheckpointRanks:
+def ranks_of(backend: Backend) -> CheckpointRanks:
+    """The processes of a backend, for the functions that write and read checkpoints."""
     return CheckpointRanks(
         rank=backend.rank, count=backend.ranks, exchange=partial(_exchange, backend)
     )

@@ -20,6 +20,8 @@ from trainer_core.engine.static_batches import StaticBatches, shapes_of
 from trainer_core.engine.step_metrics import StepMeans, total_loss
 from trainer_core.engine.update import Update
 from trainer_core.errors import CheckpointError
+from trainer_core.export.parameters_in_memory import ParametersInMemory
+from trainer_core.export.safetensors_file import Parameters
 from trainer_core.faultpoints import fault_point
 from trainer_core.hidream.blocks import NoteExperts
 from trainer_core.hidream.network import Network
@@ -78,7 +80,13 @@ class Backend(Protocol):
         """What became known since the last call, while steps were launched."""
 
     def tensors(self) -> TrainedTensors:
-        """Everything that a checkpoint holds, by logical name, whole on every rank."""
+        """What this rank writes to a checkpoint: everything, or its own parts of it."""
+
+    def whole_parameters(self) -> Parameters:
+        """The trained parameters, each whole.
+
+        Every rank reads the same ones in the same order, because others may hold parts of them.
+        """
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Restore what ``tensors`` returned. Raises CheckpointError where it does not fit."""
@@ -217,6 +225,9 @@ class SingleProcess:
             optimizer_state=self._optimizer.state(),
             ema=self._ema.tensors() if self._ema else {},
         )
+
+    def whole_parameters(self) -> Parameters:
+        return ParametersInMemory(self.tensors().parameters)
 
     def load(self, checkpoint: Checkpoint) -> None:
         load_parameters(self._parameters.named, checkpoint.parameters)

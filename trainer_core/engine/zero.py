@@ -1,12 +1,12 @@
 """Full-rank training under DeepSpeed ZeRO, which shards optimizer state, gradients and weights.
 
-It runs in one process, or in several under torchrun. A checkpoint holds whole tensors by name, as
-in a single process, so that a run can resume with another number of processes. DeepSpeed's own
-checkpoints are not used, because they contain pickles.
+It runs in one process, or in several under torchrun. Each writes its own parts of the tensors to a
+checkpoint, by the names of whole tensors, so that a run can resume with another number of
+processes. DeepSpeed's own checkpoints are not used, because they contain pickles.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
@@ -18,20 +18,21 @@ from torch._C._distributed_c10d import HashStore
 from trainer_core.checkpoint.read import Checkpoint
 from trainer_core.checkpoint.write import TrainedTensors
 from trainer_core.config.plan import SHARDED_OPTIMIZERS, Identity, Objective, Plan
+from trainer_core.engine import zero_checkpoint
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import Losses, batch_losses
 from trainer_core.engine.pending import Finished, Pending
-from trainer_core.engine.step import check_same_names
 from trainer_core.engine.step_metrics import StepMeans, total_loss
 from trainer_core.engine.zero_gradients import clip_values, gradient_shards, step_metrics
 from trainer_core.engine.zero_shards import WeightShards
-from trainer_core.errors import CheckpointError, DeviceError
+from trainer_core.errors import DeviceError
+from trainer_core.export.parameters_in_memory import ParametersInMemory
+from trainer_core.export.safetensors_file import Parameters
 from trainer_core.faultpoints import fault_point
 from trainer_core.hidream.blocks import NoteExperts
 from trainer_core.hidream.network import Network
 from trainer_core.optim.build import build_optimizer, set_learning_rate
 from trainer_core.optim.ema import Ema
-from trainer_core.optim.state import TENSOR, complete_state
 from trainer_core.precision.compute import Compute
 from trainer_core.process.control import StopRequestedError
 
@@ -153,90 +154,14 @@ class ZeroSharded:
         return []
 
     def tensors(self) -> TrainedTensors:
-        from deepspeed.utils import (  # noqa: PLC0415 - an extra of its own
-            safe_get_full_fp32_param,
-            safe_get_full_optimizer_state,
-        )
+        return zero_checkpoint.trained_tensors(self.shards, self._optimizer, self._ema)
 
-        parameters: dict[str, torch.Tensor] = {}
-        state: dict[str, torch.Tensor] = {}
-        fields, counts = self._fields()
-        for name, parameter in self._parameters.items():
-            prefix = f"{TENSOR}{name}/"
-            if not _is_sharded(parameter):
-                parameters[name] = parameter.detach().clone()
-                own: Mapping[str, Any] = self._optimizer.state.get(parameter, {})
-                state |= {
-                    prefix + field: value.clone()
-                    for field, value in own.items()
-                    if isinstance(value, torch.Tensor)
-                }
-                continue
-            # A copy: with a single rank this may be a view of the shard itself.
-            parameters[name] = safe_get_full_fp32_param(parameter).clone()
-            for field in fields:
-                state[prefix + field] = safe_get_full_optimizer_state(parameter, field).clone()
-            state |= {prefix + field: value.clone() for field, value in counts.items()}
-        return TrainedTensors(
-            parameters=parameters,
-            optimizer_state=state,
-            ema=self.shards.whole(self._ema.means) if self._ema else {},
-        )
-
-    def _fields(self) -> tuple[list[str], dict[str, torch.Tensor]]:
-        """Names of the state fields that are sharded like a weight, and a shard's scalar fields."""
-        for values in self._optimizer.state.values():
-            tensors = {f: v for f, v in values.items() if isinstance(v, torch.Tensor)}
-            counts = {field: value for field, value in tensors.items() if value.ndim == 0}
-            return sorted(tensors.keys() - counts.keys()), counts
-        return [], {}
+    def whole_parameters(self) -> Parameters:
+        return _WholeParameters(self.shards)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        check_same_names(self._parameters, checkpoint.parameters)
-        state: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self._parameters}
-        for key, value in checkpoint.optimizer_state.items():
-            name, _, field = key.removeprefix(TENSOR).rpartition("/")
-            if name not in state:
-                raise CheckpointError(f"optimizer state of {name}, which is not trained here")
-            state[name][field] = value
-        self._make_state(next(iter(state.values())))
-        for name, parameter in self._parameters.items():
-            self._restore(parameter, checkpoint.parameters[name], state[name])
-        if self._ema is not None:
-            self._ema.load(self.shards.own_parts(checkpoint.ema))
-
-    def _make_state(self, example: Mapping[str, torch.Tensor]) -> None:
-        """Create the state of every shard: zeros, in the fields that ``example`` has."""
-        shards = [each for group in self._optimizer.param_groups for each in group["params"]]
-        if self._stage == 3:  # also shards the weights, and keeps those shards here
-            shards = self._engine.optimizer.fp32_partitioned_groups_flat
-        for shard in shards:
-            fields: MutableMapping[str, Any] = self._optimizer.state[shard]
-            for field, value in example.items():
-                fields[field] = value.clone() if value.ndim == 0 else torch.zeros_like(shard)
-            complete_state(self._optimizer, fields)
-        link = getattr(self._engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
-        if link is not None:
-            link()
-
-    def _restore(
-        self, parameter: nn.Parameter, value: torch.Tensor, fields: Mapping[str, torch.Tensor]
-    ) -> None:
-        import deepspeed  # noqa: PLC0415 - an extra of its own
-
-        value = value.to(self._compute.device)
-        with torch.no_grad(), deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-            parameter.copy_(value)
-        if not _is_sharded(parameter):
-            for field, tensor in fields.items():
-                device = tensor.device if tensor.ndim == 0 else parameter.device
-                self._optimizer.state[parameter][field] = tensor.to(device, copy=True)
-            return
-        deepspeed.utils.safe_set_full_fp32_param(parameter, value)
-        for field, tensor in fields.items():
-            if tensor.ndim > 0:
-                full = tensor.to(self._compute.device)
-                deepspeed.utils.safe_set_full_optimizer_state(parameter, full, field)
+        zero_checkpoint.load(self.shards, self._optimizer, self._ema, checkpoint)
+        self.shards.publish()
 
     def max_across_ranks(self, number: int) -> int:
         largest = torch.tensor(number, device=self._compute.device)
@@ -379,10 +304,18 @@ def _join_ranks(deepspeed: Any, compute: Compute) -> None:
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
-def _is_sharded(parameter: nn.Parameter) -> bool:
-    """Whether DeepSpeed keeps its own copy of this parameter (stages 1 to 3).
+class _WholeParameters:
+    """All parameters as ``Parameters``. Every rank reads the same ones in the same order."""
 
-    The answer is the same on every rank: where other ranks hold the parameter, the attribute exists
-    and is None.
-    """
-    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
+    def __init__(self, shards: WeightShards) -> None:
+        self._shards = shards
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: tuple(shape) for name, shape in self._shards.shapes.items()}
+
+    def read(self, name: str, scale: float) -> memoryview:
+        return ParametersInMemory({name: self._shards.whole(name)}).read(name, scale)
+
+    def read_bf16(self, name: str) -> memoryview:
+        return ParametersInMemory({name: self._shards.whole(name)}).read_bf16(name)

@@ -54,6 +54,11 @@ class WeightShards:
         )
         self.parts: Mapping[str, Part] = dict(self._find_parts())
         """Of the parameters that this rank has a part of."""
+        self.shapes: Mapping[str, torch.Size] = {
+            name: getattr(parameter, "ds_shape", parameter.shape)
+            for name, parameter in named.items()
+        }
+        """Of the whole parameters."""
 
     @property
     def named(self) -> Mapping[str, nn.Parameter]:
@@ -64,6 +69,11 @@ class WeightShards:
     def leaves(self) -> Sequence[nn.Parameter]:
         """The shards."""
         return self._leaves
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank has parts of its own, and not all of every parameter."""
+        return self._stage > 0
 
     def by_name(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """This rank's parts of tensors that are shaped like the shards: flat views."""
@@ -96,29 +106,21 @@ class WeightShards:
                     if parameter is not leaf:  # DeepSpeed keeps fp32 copies of bf16 weights
                         parameter.copy_(leaf)
 
-    def own_parts(self, whole: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """This rank's parts of whole tensors by name, as ``by_name`` has them."""
-        return {
-            name: whole[name].reshape(-1).narrow(0, part.parameter_start, part.size)
-            for name, part in self.parts.items()
-            if name in whole
-        }
+    def whole(self, name: str) -> torch.Tensor:
+        """A parameter whole, on every rank: all call it for the same one."""
+        part, shape = self.parts.get(name), self.shapes[name]
+        if part is not None and part.is_whole:
+            return self._own(part).view(shape)
+        full = torch.zeros(shape, dtype=self._leaves[0].dtype, device=self._device)
+        if part is not None:
+            full.view(-1).narrow(0, part.parameter_start, part.size).copy_(self._own(part))
+        # As integers: a sum of numbers would make 0 of -0.
+        torch.distributed.all_reduce(full.view(-1).view(torch.uint8))
+        return full
 
-    def whole(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The opposite of ``own_parts``, on every rank, from tensors shaped like the shards."""
-        own, found = self.by_name(tensors), {}
-        for name, parameter in self._named.items():
-            shape = getattr(parameter, "ds_shape", parameter.shape)
-            part, device = self.parts.get(name), self._leaves[0].device
-            if part is not None and part.is_whole:
-                found[name] = own[name].reshape(shape).clone()
-                continue
-            full = torch.zeros(shape, device=self._device)
-            if part is not None:
-                full.view(-1).narrow(0, part.parameter_start, part.size).copy_(own[name])
-            torch.distributed.all_reduce(full)
-            found[name] = full.to(device)
-        return found
+    def _own(self, part: Part) -> torch.Tensor:
+        values: torch.Tensor = self._leaves[part.shard].detach()
+        return values.view(-1).narrow(0, part.shard_start, part.size)
 
     def _find_parts(self) -> Iterator[tuple[str, Part]]:
         for number, (name, parameter) in enumerate(self._named.items()):

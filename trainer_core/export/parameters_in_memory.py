@@ -22,3 +22,7 @@ class ParametersInMemory:
         if scale != 1.0:
             tensor = tensor.double() * scale
         return tensor.float().contiguous().numpy().data.cast("B")
+
+    def read_bf16(self, name: str) -> memoryview:
+        tensor = self.tensors[name].detach().bfloat16().cpu().contiguous()
+        return tensor.view(-1).view(torch.uint8).numpy().data

@@ -1,7 +1,6 @@
 """The trained parameters in the state files of a checkpoint as writers take them. No torch."""
 
 import array
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,14 @@ from trainer_core.checkpoint.state_files import (
 )
 from trainer_core.disk import reading
 from trainer_core.export.origin import Weights
-from trainer_core.export.safetensors_file import FLOAT_BYTES
-from trainer_core.weights.entries import quoted
+from trainer_core.export.rounding import rounded_to_bf16
+from trainer_core.weights.entries import ITEM_BYTES, quoted
 
 _PREFIXES: Final[Mapping[Weights, str]] = {"live": PARAMETER, "ema": EMA}
 
+
+_TYPES: Final = ("F32", "BF16")
+"""Those of trained parameters; an adapter's are fp32."""
 
 NOT_A_STATE: Final = (NotAStateError, KeyError)
 """Raised where a state file is not the one of the run that it is read for."""
@@ -51,18 +53,31 @@ class ParametersInState:
 
     @property
     def size_bytes(self) -> int:
-        """Of all parameters."""
-        return sum(math.prod(shape) for shape in self.shapes.values()) * FLOAT_BYTES
+        """Of all parameters, as they are stored."""
+        return sum(each.count * ITEM_BYTES[each.dtype] for each in self.tensors.values())
 
     def read(self, name: str, scale: float) -> bytes | memoryview:
+        """Raises KeyError where it is missing, and NotAStateError where it is cut off, or bf16."""
+        if self.tensors[name].dtype != "F32":
+            raise NotAStateError(f"{name} is {self.tensors[name].dtype}, not F32")
+        body = self._stored(name)
+        if scale == 1.0:
+            return body
+        numbers = array.array("f")
+        numbers.frombytes(body)
+        return array.array("f", (number * scale for number in numbers)).tobytes()
+
+    def read_bf16(self, name: str) -> bytes | memoryview:
         """Raises KeyError where it is not there, and NotAStateError where it is cut off."""
+        body = self._stored(name)
+        return body if self.tensors[name].dtype == "BF16" else rounded_to_bf16(body)
+
+    def _stored(self, name: str) -> memoryview:
         file = self.files[self.tensors[name].parts[0].file]
         with reading(Path(file.name)):  # and not of the file that is written meanwhile
             body = self.state.read_whole(self.prefix + name)
         self.on_read(len(body))
-        if scale == 1.0:
-            return memoryview(body)
-        return array.array("f", (number * scale for number in array.array("f", body))).tobytes()
+        return memoryview(body)
 
 
 def parameters_in_state(
@@ -70,7 +85,8 @@ def parameters_in_state(
 ) -> ParametersInState:
     """The parameters of opened state files; none where they have not these weights.
 
-    Raises NotAStateError where they are no safetensors files, or one parameter is not fp32.
+    Raises NotAStateError where they are no safetensors files, or one parameter is neither fp32 nor
+    bf16.
     """
     state, prefix = state_of_files(files), _PREFIXES[weights]
     tensors = {
@@ -79,6 +95,6 @@ def parameters_in_state(
         if name.startswith(prefix)
     }
     for name, tensor in tensors.items():
-        if tensor.dtype != "F32":
+        if tensor.dtype not in _TYPES:
             raise NotAStateError(f"{name} is {tensor.dtype}, not F32")
     return ParametersInState(state, files, prefix, tensors, on_read)

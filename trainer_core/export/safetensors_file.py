@@ -1,4 +1,4 @@
-"""Write a safetensors file of fp32 tensors, one tensor after the other. Imports no torch.
+"""Write a safetensors file of fp32 or bf16 tensors, one after the other. Imports no torch.
 
 The same parameters give the same bytes, by whatever process: the file holds no date and no path,
 and its tensors and its metadata are in the order of their names. (The library safetensors writes
@@ -10,12 +10,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from trainer_core.export.file_tensors import FileTensor
-from trainer_core.weights.entries import LENGTH_BYTES
+from trainer_core.weights.entries import ITEM_BYTES, LENGTH_BYTES
 
 FLOAT_BYTES: Final = 4
+
+FileType = Literal["F32", "BF16"]
 
 
 class Parameters(Protocol):
@@ -31,6 +33,9 @@ class Parameters(Protocol):
         Raises KeyError.
         """
 
+    def read_bf16(self, name: str) -> bytes | memoryview:
+        """Its values, rounded to the nearest bf16, little-endian. Raises KeyError."""
+
 
 def write_safetensors(
     path: Path,
@@ -38,10 +43,13 @@ def write_safetensors(
     parameters: Parameters,
     metadata: Mapping[str, str],
     constants: Mapping[str, float] | None = None,
+    *,
+    dtype: FileType = "F32",
 ) -> None:
     """Write the tensors of the layout, and constants of shape (); memory holds one tensor.
 
-    Raises KeyError where a parameter is missing, and OSError.
+    ``dtype``: BF16 only without scales and constants. Raises KeyError where a parameter is missing,
+    and OSError.
     """
     constants = constants or {}
     by_name, of_parameter = {each.name: each for each in layout}, parameters.shapes
@@ -49,21 +57,25 @@ def write_safetensors(
     shapes |= dict.fromkeys(constants, ())
     names = sorted(shapes)
     with path.open("wb") as file:
-        file.write(_header({name: shapes[name] for name in names}, metadata))
+        file.write(_header({name: shapes[name] for name in names}, metadata, dtype))
         for name in names:
             if name in constants:
                 file.write(array.array("f", [constants[name]]).tobytes())
+            elif dtype == "BF16":
+                file.write(parameters.read_bf16(by_name[name].parameter))
             else:
                 file.write(parameters.read(by_name[name].parameter, by_name[name].scale))
 
 
-def _header(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> bytes:
+def _header(
+    shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str], dtype: FileType
+) -> bytes:
     """The start of the file, up to the bytes of the first tensor."""
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     end = 0
     for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * FLOAT_BYTES
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+        start, end = end, end + math.prod(shape) * ITEM_BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     body = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     body = body.ljust(-(-len(body) // LENGTH_BYTES) * LENGTH_BYTES)
     return len(body).to_bytes(LENGTH_BYTES, "little") + body

@@ -92,7 +92,7 @@ def find_start(place: Path) -> FoundStart:
             "code"
         )
     manifest = _manifest_of(place.parent)
-    if isinstance(manifest, CheckpointManifest) and place.name == STATE_NAME:
+    if isinstance(manifest, CheckpointManifest) and place.name in manifest.files:
         return _of_checkpoint(place.parent, manifest)
     return _of_file(place, manifest)
 
@@ -156,6 +156,8 @@ def _of_file(file: Path, manifest: _Manifest | None) -> FoundStart:
 
 
 def _of_checkpoint(folder: Path, manifest: CheckpointManifest) -> FoundStart:
+    if len(manifest.files) > 1:  # of several processes, which share a state of all weights only
+        raise _all_weights(str(folder))
     file = folder / STATE_NAME
     header, sha256 = _checked(file, str(file))
     _check_manifest(file, sha256, manifest)
@@ -183,9 +185,13 @@ def state_file(name: str, header: Header, identity: dict[str, JsonValue] | None)
     except ValidationError as error:
         raise AdapterFileError(f"{name}: the adapter in its manifest cannot be read") from error
     if adapter is None:
-        raise AdapterFileError(f"{name} is a checkpoint of full-rank training: it has no adapter")
+        raise _all_weights(name)
     has_mean = any(each.startswith(EMA) for each in header.entries)
     return StateFile(prefix=EMA if has_mean else PARAMETER, adapter=adapter)
+
+
+def _all_weights(name: str) -> AdapterFileError:
+    return AdapterFileError(f"{name} is a checkpoint of full-rank training: it has no adapter")
 
 
 def check_upload(file: Path, name: str) -> None:

@@ -8,10 +8,12 @@ from typing import Any, Final
 
 from trainer_core.export.file_tensors import FileTensor
 from trainer_core.export.origin import Origin
-from trainer_core.export.safetensors_file import FLOAT_BYTES, Parameters, write_safetensors
+from trainer_core.export.safetensors_file import Parameters, write_safetensors
+from trainer_core.weights.entries import ITEM_BYTES
 
 TRANSFORMER: Final = "transformer"
 NAME: Final = "diffusion_pytorch_model"
+_ITEM_BYTES: Final = ITEM_BYTES["BF16"]
 FILE_BYTES: Final = 10 << 30
 """The largest size of one file; more weights are split into several, as in diffusers."""
 
@@ -19,9 +21,10 @@ FILE_BYTES: Final = 10 << 30
 def write_full_rank(
     folder: Path, config: Mapping[str, Any], parameters: Parameters, origin: Origin
 ) -> None:
-    """Create ``folder`` with config.json and weights that `from_pretrained` loads, in fp32.
+    """Create ``folder`` with config.json and weights that `from_pretrained` loads, in bf16.
 
-    The same parameters give the same bytes. Memory holds one tensor.
+    That is the type of the base model's weights. The same parameters give the same bytes. Memory
+    holds one tensor; each is read once, in the order of their names.
 
     Args:
         folder: must not exist yet.
@@ -40,9 +43,9 @@ def write_full_rank(
     files = file_names(len(parts))
     for file, names in zip(files, parts, strict=True):
         layout = [FileTensor(name=name, parameter=name) for name in names]
-        write_safetensors(folder / file, layout, parameters, origin.as_metadata())
+        write_safetensors(folder / file, layout, parameters, origin.as_metadata(), dtype="BF16")
     if len(files) > 1:
-        size_bytes = sum(math.prod(shape) for shape in shapes.values()) * FLOAT_BYTES
+        size_bytes = sum(math.prod(shape) for shape in shapes.values()) * _ITEM_BYTES
         write_index(folder, files, parts, size_bytes)
 
 
@@ -84,7 +87,7 @@ def _split(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
     part: list[str] = []
     size_bytes = 0
     for name, shape in shapes.items():
-        tensor_bytes = math.prod(shape) * FLOAT_BYTES
+        tensor_bytes = math.prod(shape) * _ITEM_BYTES
         if part and size_bytes + tensor_bytes > FILE_BYTES:
             yield part
             part, size_bytes = [], 0

@@ -24,7 +24,7 @@ from services.objects.keys import MANIFEST_NAME, upload_key
 from services.objects.starts import find_stored_start
 from services.store import checkpoint_retention, datasets, runs
 from services.store.database import Connection
-from trainer_core.checkpoint.layout import STATE_NAME
+from trainer_core.checkpoint.layout import STATE_NAME, is_state_name
 from trainer_core.config.plan.problems import ProblemCode
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.reading import Findings, read_options
@@ -105,6 +105,10 @@ def _of_run(service: Service, tenant_id: str, name: StartName) -> StoredStart:
     names = (ADAPTER_NAME,) if name.step is None else (STATE_NAME, MANIFEST_NAME)
     if name.step is None and contents and ADAPTER_NAME not in contents:
         raise AdapterFileError(f"{name.source} trained all weights: its result has no adapter")
+    if name.step is not None and len([each for each in contents if is_state_name(each)]) > 1:
+        raise AdapterFileError(
+            f"{name.source} trained all weights: its checkpoints have no adapter"
+        )
     if not contents.keys() >= set(names):
         raise NotFoundError("run", name.source)
     files = tuple(

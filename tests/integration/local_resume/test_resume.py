@@ -66,7 +66,7 @@ def another_step(folder: Path) -> None:
 
 
 DAMAGES: Final[Mapping[str, tuple[Callable[[Path], object], str]]] = {
-    "truncated": (truncated, f"{STATE_NAME} has 38 bytes, and 76 in its manifest"),
+    "truncated": (truncated, f"{STATE_NAME} has 66 bytes, and 132 in its manifest"),
     "flipped": (
         lambda folder: damage.flip_last(folder / STATE_NAME),
         f"{STATE_NAME} is damaged: its SHA-256 is not the one in its manifest",

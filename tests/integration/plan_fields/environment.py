@@ -219,7 +219,7 @@ class Environment:
             plan=plan,
             step=3,
             transformer_config=loaded.network.transformer.config,
-            parameters=loaded.backend.tensors().parameters,
+            parameters=loaded.backend.whole_parameters(),
             weights="live",
             sample=Image.new("RGB", (16, 16)),
             facts=facts,
