@@ -156,3 +156,23 @@ def test_a_full_rank_result_paints_with_the_parts_of_its_base(
         picture(tiny_folder, "--adapter", full / "result")
     with pytest.raises(AdapterFileError, match="of full-rank training: write its transformer"):
         picture(tiny_folder, "--adapter", full / "checkpoints" / LAST)
+
+
+def test_weights_in_bf16_are_exported_as_the_result_has_them(
+    tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    shards = tmp_path_factory.mktemp("shards")
+    trainer = Trainer(tiny_folder, shards, tmp_path_factory.mktemp("exported"))
+    options = {"optimizer": "adamw_bf16", "mixed_precision": "bf16", "use_ema": False}
+    trained = trainer.train("bf16", **FULL | options)
+    state = load_file(trained / "checkpoints" / LAST / "state.safetensors")
+
+    export(trained, "--output", tmp_path / "full")
+
+    assert files_in(tmp_path / "full" / "transformer") == files_in(
+        trained / "result" / "transformer"
+    )
+    weights = load_file(next((tmp_path / "full" / "transformer").glob("*.safetensors")))
+    for name, value in weights.items():
+        assert state[f"param/{name}"].dtype is torch.bfloat16
+        assert torch.equal(value, state[f"param/{name}"])

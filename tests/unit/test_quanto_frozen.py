@@ -109,7 +109,7 @@ def test_bf16_on_a_cpu_is_autocast_but_not_over_int8(
         ("no_change", "fp32", False, torch.float32, False),
     ],
 )
-def test_on_cuda_only_a_frozen_base_has_bf16_weights(
+def test_on_cuda_a_frozen_base_has_bf16_weights(
     base: str, compute: str, trains_base: bool, weights: torch.dtype, autocast: bool
 ) -> None:
     chosen = compute_on(torch.device("cuda"), precision(base, compute), trains_base=trains_base)
@@ -117,19 +117,29 @@ def test_on_cuda_only_a_frozen_base_has_bf16_weights(
     assert (chosen.weights, chosen.is_autocast) == (weights, autocast)
 
 
-def test_full_rank_trains_every_weight_and_takes_only_fp32() -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_weights_that_are_trained_in_bf16_are_so_on_every_device(device: str) -> None:
+    wanted = precision("no_change", "bf16").model_copy(update={"trained": "bf16"})
+
+    trained = compute_on(torch.device(device), wanted, trains_base=True)
+
+    assert (trained.weights, trained.is_autocast) == (torch.bfloat16, False)
+
+
+def test_full_rank_trains_every_weight_in_the_type_of_the_plan() -> None:
     model = two_linears().requires_grad_(False)
 
-    parameters = full_rank_parameters(model)
+    parameters = full_rank_parameters(model, torch.float32)
 
     assert list(parameters) == ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert all(each.requires_grad for each in model.parameters())
     with pytest.raises(BaseModelError, match=r"0\.weight"):
-        full_rank_parameters(two_linears().to(torch.bfloat16))
+        full_rank_parameters(two_linears().to(torch.bfloat16), torch.float32)
+    assert full_rank_parameters(two_linears().to(torch.bfloat16), torch.bfloat16)
     quantised = two_linears()
     quantize_frozen(quantised, "int8-quanto")
     with pytest.raises(BaseModelError, match=r"0\.weight"):
-        full_rank_parameters(quantised)
+        full_rank_parameters(quantised, torch.float32)
 
 
 @pytest.mark.parametrize("encoder", ["t5", "llama", "clip_l", "clip_g"])

@@ -27,6 +27,7 @@ from trainer_core.hidream.blocks import NoteExperts
 from trainer_core.hidream.network import Network
 from trainer_core.optim.ema import Ema
 from trainer_core.optim.open import open_optimizer
+from trainer_core.optim.separate import SeparateParameters
 
 
 class Backend(Protocol):
@@ -121,13 +122,12 @@ class SingleProcess:
     is_sharded = False
 
     def __init__(self, network: Network, plan: Plan) -> None:
-        """``network``: on its device, with fp32 trained parameters."""
+        """``network``: on its device."""
         identity, device = plan.identity, network.compute.device
         self._network = network
         self._objective = identity.objective
-        assert network.flat is not None
-        self._parameters = network.flat
-        self._optimizer = open_optimizer(self._parameters, identity.optimizer)
+        self._parameters = network.flat or SeparateParameters(network.trained, keeps_gradients=True)
+        self._optimizer = open_optimizer(self._parameters, identity.optimizer, identity.seed)
         self._ema: Ema | None = None
         if identity.ema is not None:
             # An adapter's mean is small. Only that of all weights may have to leave the device.

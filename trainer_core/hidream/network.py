@@ -44,7 +44,8 @@ class Network:
     trained: Mapping[str, nn.Parameter]
     """The trained parameters, by logical name."""
     flat: FlatParameters | None = None
-    """The tensor that holds the values of ``trained``; None where DeepSpeed holds them."""
+    """The tensor that holds the values of ``trained``; None where each stays on its own, or
+    DeepSpeed holds them."""
     compute: Compute
     host: HostWeights = ALL_ON_DEVICE
     """Frozen weights that the card has no room for."""
@@ -137,7 +138,8 @@ def prepare(
        linears, so it comes before the adapter: a quantised adapter would not be trained.
     2. Replace the experts' gates.
     3. Attach the adapter and freeze everything else. For full rank enable all gradients.
-    4. Move the trained tensors into one flat tensor, unless DeepSpeed shards them.
+    4. Move the trained tensors into one flat tensor, unless DeepSpeed shards them, or they are
+       all weights in bf16, of which an update takes one after another.
     5. Set train mode, leave to the host what the card has no room for, and build the blocks.
 
     Nothing else may change the transformer afterwards.
@@ -164,14 +166,14 @@ def prepare(
         )
     adapter, trained = _trained(transformer, plan)
     transformer.train()
-    is_alone = adapter is not None or plan.operation.zero_stage is None
+    is_flat = adapter is not None or _is_flat(plan)
     opened = open_blocks(transformer, plan, compute, matmul, card)
     return Network(
         transformer=transformer,
         blocks=opened.blocks,
         adapter=adapter,
         trained=trained,
-        flat=FlatParameters(trained) if is_alone else None,
+        flat=FlatParameters(trained) if is_flat else None,
         compute=compute,
         host=opened.host,
         has_balance=has_balance,
@@ -226,10 +228,16 @@ def _trained(
         adapter = attach_adapter(transformer, identity.adapter, identity.seed)
         return adapter, adapter.parameters()
     if plan.operation.zero_stage is None:
-        return None, full_rank_parameters(transformer)
+        is_bf16 = identity.precision.trained == "bf16"
+        return None, full_rank_parameters(transformer, torch.bfloat16 if is_bf16 else torch.float32)
     # The weights may be bf16, because DeepSpeed keeps fp32 copies.
     transformer.requires_grad_(True)
     return None, dict(transformer.named_parameters())
+
+
+def _is_flat(plan: Plan) -> bool:
+    """Whether all weights, which are trained, lie in one tensor."""
+    return plan.operation.zero_stage is None and plan.identity.precision.trained == "fp32"
 
 
 def _device_of(module: nn.Module) -> str:

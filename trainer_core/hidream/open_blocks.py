@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from diffusers import HiDreamImageTransformer2DModel
 from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU
 
@@ -52,12 +53,16 @@ def open_blocks(
     if reason is not None:
         if card is not None:  # plain blocks need all weights on the card
             transformer.to(compute.device)
+        groups_experts = False
         if plan.identity.adapter is None:
-            reason = _plain_capture_refusal(transformer, plan, compute, interval)
+            reason = _grouping_refusal(transformer, plan, compute)
+            groups_experts = reason is None
+            if groups_experts and interval is not None:
+                reason = "blocks are recomputed"
         plain = PlainBlocks(
             transformer=transformer,
             gradient_checkpointing_interval=interval,
-            groups_experts=reason is None,
+            groups_experts=groups_experts,
         )
         return OpenedBlocks(blocks=plain, capture_refusal=reason)
     total = len(transformer.double_stream_blocks) + len(transformer.single_stream_blocks)
@@ -81,19 +86,18 @@ def open_blocks(
     return OpenedBlocks(blocks=blocks, host=host, preparation=(described(card, total),))
 
 
-def _plain_capture_refusal(
-    transformer: HiDreamImageTransformer2DModel,
-    plan: Plan,
-    compute: Compute,
-    interval: int | None,
+def _grouping_refusal(
+    transformer: HiDreamImageTransformer2DModel, plan: Plan, compute: Compute
 ) -> str | None:
-    """Why a CUDA graph cannot capture plain blocks without an adapter; None: it can."""
-    if not has_grouped_products(capability_of(compute.device)) or not compute.is_autocast:
+    """Why the host has to know how many rows each expert has; None: their products are one.
+
+    For plain blocks without an adapter.
+    """
+    is_fp32 = compute.weights is torch.float32 and not compute.is_autocast
+    if not has_grouped_products(capability_of(compute.device)) or is_fp32:
         return "rows of experts are multiplied together only in bf16 on cards of capability 9 or 10"
     if plan.operation.zero_stage is not None:
         return "DeepSpeed shards the weights"
-    if interval is not None:
-        return "blocks are recomputed"
     layers = (each for each in transformer.modules() if isinstance(each, MOEFeedForwardSwiGLU))
     sides = (side for layer in layers for part in layer.experts.parameters() for side in part.shape)
     if any(side % SIDE_MULTIPLE for side in sides):

@@ -185,7 +185,7 @@ def _adapter_bytes(plan: Plan, transformer: Mapping[str, Any]) -> int:
     identity = plan.identity
     tensors = trained_tensors(identity, transformer)
     copies = 2 if identity.ema is None else 3
-    state = optimizer_state_bytes(identity.optimizer.name, tensors)
+    state = optimizer_state_bytes(identity, tensors)
     return copies * FP32_BYTES * sum(tensor.elements for tensor in tensors) + state
 
 

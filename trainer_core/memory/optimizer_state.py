@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from trainer_core.config.plan import OptimizerName
+from trainer_core.config.plan import Identity, OptimizerName
 from trainer_core.memory.trained import TrainedTensor
-from trainer_core.memory.weights import FP32_BYTES
+from trainer_core.memory.weights import BF16_BYTES, FP32_BYTES
 
 _BNB_MIN_ELEMENTS: Final = 4096
 """bitsandbytes keeps the state of smaller tensors in fp32."""
@@ -18,9 +18,13 @@ _BNB_CODEBOOK_BYTES: Final = 256 * FP32_BYTES
 StateBytes = Callable[[Sequence[TrainedTensor]], int]
 
 
-def optimizer_state_bytes(name: OptimizerName, tensors: Sequence[TrainedTensor]) -> int:
+def optimizer_state_bytes(identity: Identity, tensors: Sequence[TrainedTensor]) -> int:
     """Bytes of the state after the first step, in one process without ZeRO."""
-    return STATE_BYTES[name](tensors)
+    in_fp32 = STATE_BYTES[identity.optimizer.name](tensors)
+    if identity.precision.trained == "fp32":
+        return in_fp32
+    counts = FP32_BYTES * len(tensors) if identity.optimizer.name == "adamw" else 0
+    return (in_fp32 - counts) // FP32_BYTES * BF16_BYTES + counts
 
 
 def _fp32(*, per_element: int, per_tensor: int = 0) -> StateBytes:

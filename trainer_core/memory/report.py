@@ -21,6 +21,7 @@ from trainer_core.memory.weights import (
     DeviceKind,
     base_weight_bytes,
     text_encoder_bytes,
+    trained_number,
     vae_bytes,
 )
 from trainer_core.memory.zero_shares import ZeroShares
@@ -70,7 +71,8 @@ def plan_memory(plan: Plan, parts: PartConfigs, *, largest_image_px: int) -> Mem
     device: DeviceKind = "cpu" if operation.device == "cpu" else "cuda"
     shares = ZeroShares(identity.world_size, operation.zero_stage)
     tensors = trained_tensors(identity, parts.transformer)
-    trained_bytes = sum(tensor.elements for tensor in tensors) * FP32_BYTES
+    elements = sum(tensor.elements for tensor in tensors)
+    trained_bytes = elements * trained_number(identity)
 
     fused = _fused_model(plan, parts, device)
     weights, scales = (
@@ -81,8 +83,8 @@ def plan_memory(plan: Plan, parts: PartConfigs, *, largest_image_px: int) -> Mem
     weights = shares.of_weights(weights)
     adapter = 0 if identity.adapter is None else trained_bytes
     gradients = shares.of_gradients(trained_bytes)
-    state = shares.of_optimizer_state(optimizer_state_bytes(identity.optimizer.name, tensors))
-    ema = 0 if identity.ema is None else trained_bytes
+    state = shares.of_optimizer_state(optimizer_state_bytes(identity, tensors))
+    ema = 0 if identity.ema is None else elements * FP32_BYTES
     ema_device = operation.ema_device if identity.adapter is None else "accelerator"
     is_ema_on_device = ema_device == "accelerator" or device == "cpu"
     held = weights + scales + adapter + gradients + state + (ema if is_ema_on_device else 0)

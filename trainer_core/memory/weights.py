@@ -26,10 +26,17 @@ def base_weight_bytes(
 ) -> tuple[int, int]:
     """Bytes of the transformer: (weights, scales of int8 weights).
 
-    In full-rank training the weights are fp32 on every device.
+    In full-rank training the weights are held alike on every device.
     """
-    number_bytes = FP32_BYTES if identity.adapter is None else _frozen_number(identity, device)
+    number_bytes = (
+        trained_number(identity) if identity.adapter is None else _frozen_number(identity, device)
+    )
     return _stored_bytes(transformer_size(transformer), identity.precision.base, number_bytes)
+
+
+def trained_number(identity: Identity) -> int:
+    """Bytes of one trained number, which are also those of its gradient and of its moments."""
+    return BF16_BYTES if identity.precision.trained == "bf16" else FP32_BYTES
 
 
 def text_encoder_bytes(

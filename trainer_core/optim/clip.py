@@ -33,12 +33,22 @@ def clip_gradients(parameters: Sequence[nn.Parameter], clip: Clip | None) -> tor
 
     Returns the Euclidean norm of all gradients before that, a scalar on their device.
     """
-    norm = torch.nn.utils.get_total_norm(norm_pieces(_gradients(parameters)))
+    norm = _norm(_gradients(parameters))
     if clip is not None and clip.method == "norm":
         torch.nn.utils.clip_grads_with_norm_(parameters, clip.limit, norm)
     elif clip is not None:
         torch.nn.utils.clip_grad_value_(parameters, clip.limit)
     return norm
+
+
+def _norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The Euclidean norm of all, in fp32."""
+    pieces = norm_pieces(gradients)
+    if all(each.dtype is torch.float32 for each in pieces):
+        return torch.nn.utils.get_total_norm(pieces)
+    norms = [torch.linalg.vector_norm(each, dtype=torch.float32) for each in pieces]
+    total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
 
 
 def _gradients(parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:

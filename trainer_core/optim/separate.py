@@ -7,14 +7,19 @@ from torch import nn
 
 
 class SeparateParameters:
-    """Every parameter is a leaf of its own.
+    """Every parameter is a leaf of its own."""
 
-    A backward pass allocates the gradients. ``clear_gradients`` frees them.
-    """
-
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], *, keeps_gradients: bool = False
+    ) -> None:
+        """``keeps_gradients``: they are allocated once and never None, so that a CUDA graph may
+        add to them. Else a backward pass allocates them, and ``clear_gradients`` frees them."""
         self.named = dict(parameters)
+        self._keeps_gradients = keeps_gradients
         self.leaves = tuple(parameters.values())
+        if keeps_gradients:
+            for leaf in self.leaves:
+                leaf.grad = torch.zeros_like(leaf)
 
     def by_name(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         return dict(zip(self.named, tensors, strict=True))
@@ -24,4 +29,7 @@ class SeparateParameters:
 
     def clear_gradients(self) -> None:
         for leaf in self.leaves:
-            leaf.grad = None
+            if self._keeps_gradients and leaf.grad is not None:
+                leaf.grad.zero_()
+            else:
+                leaf.grad = None

@@ -19,7 +19,7 @@ class Compute:
     weights: torch.dtype
     """Type of the base model's weights and of its inputs."""
     is_autocast: bool
-    """fp32 weights multiplied in bf16: ``bf16`` on a CPU, and ``bf16`` for full rank."""
+    """fp32 weights multiplied in bf16: ``bf16`` on a CPU, and for full rank with fp32 weights."""
 
     def context(self) -> AbstractContextManager[object]:
         """Every forward of the transformer runs inside."""
@@ -40,8 +40,8 @@ def choose_compute(
     Args:
         wanted: the plan's device.
         precision: the plan's precision.
-        trains_base: whether the base's own weights are trained. They are then fp32 on every
-            device, because a small update of a bf16 weight rounds to nothing.
+        trains_base: whether the base's own weights are trained. They are then held as
+            ``precision.trained`` says, on every device.
 
     Raises:
         GpuMissingError: the plan's device is cuda, and the machine has none.
@@ -64,7 +64,8 @@ def capability_of(device: torch.device) -> Capability | None:
 def compute_on(device: torch.device, precision: Precision, *, trains_base: bool) -> Compute:
     """As ``choose_compute``, for a given device, which this machine need not have."""
     is_bf16 = precision.compute == "bf16"
-    has_bf16_weights = is_bf16 and device.type == "cuda" and not trains_base
+    trains_bf16 = trains_base and precision.trained == "bf16"
+    has_bf16_weights = is_bf16 and (trains_bf16 or (device.type == "cuda" and not trains_base))
     return Compute(
         device=device,
         weights=torch.bfloat16 if has_bf16_weights else torch.float32,

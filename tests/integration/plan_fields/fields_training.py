@@ -173,6 +173,22 @@ def three_steps_are_taken_and_reported(plan: Plan, environment: Environment) -> 
     expect(run.reported("plan", "steps"), [3])
 
 
+_BF16: Final = {
+    "model_type": "full",
+    "lora_type": None,
+    "mixed_precision": "bf16",
+    "optimizer": "adamw_bf16",
+    "use_ema": False,
+}
+
+
+@GROUP.observes("identity.precision.trained", files=Files(config=_BF16), reset="fp32")
+def weights_and_moments_are_held_in_bf16(plan: Plan, environment: Environment) -> None:
+    after = environment.steps(plan, 1).after[0]
+    found = {value.dtype for name, value in after.items() if not name.endswith("/step")}
+    expect(found, {torch.bfloat16})
+
+
 _EPOCH: Final = Files(
     config={"max_train_steps": None, "num_train_epochs": 1, "train_batch_size": 2}
 )

@@ -4,6 +4,7 @@ from trainer_core.config.plan.document import Plan
 from trainer_core.config.plan.evaluation import Evaluation
 from trainer_core.config.plan.identity import (
     HOST_ASKING_OPTIMIZERS,
+    ROUNDING_OPTIMIZERS,
     SHARDED_OPTIMIZERS,
     AdaptedModule,
     AdapterInit,
@@ -64,6 +65,7 @@ from trainer_core.config.plan.pictures import (
 
 __all__ = [
     "HOST_ASKING_OPTIMIZERS",
+    "ROUNDING_OPTIMIZERS",
     "SHARDED_OPTIMIZERS",
     "AdaptedModule",
     "AdapterInit",

@@ -32,6 +32,8 @@ TimestepOrder = Literal["random", "round-robin"]
 SHARDED_OPTIMIZERS: Final[tuple[OptimizerName, ...]] = ("optimi-lion", "adamw")
 """Optimizers that run with DeepSpeed. Their state has one element for each element of a weight, so
 it can be sharded like the weight."""
+ROUNDING_OPTIMIZERS: Final[tuple[OptimizerName, ...]] = ("optimi-lion", "optimi-adamw", "adamw")
+"""Optimizers that train weights in bf16 in one process, and round them stochastically."""
 HOST_ASKING_OPTIMIZERS: Final[tuple[OptimizerName, ...]] = ("bnb-lion8bit-paged", "prodigy")
 """Optimizers whose update waits until the host has read that the step is finite."""
 
@@ -130,13 +132,17 @@ class Objective(Frozen):
 class Precision(Sparse):
     """The types in which weights and embeddings are stored, and in which weights are multiplied."""
 
-    left_out: ClassVar = ("text_cache",)
+    left_out: ClassVar = ("text_cache", "trained")
 
     base: Quantization
     matmul: Matmul = "no_change"
     """How products with the frozen base are computed; ``config.plan.matmul`` resolves ``auto``.
     Plans of older versions lack it; they ran without 8-bit products."""
     compute: Compute
+    trained: Compute = "fp32"
+    """How the weights of full rank and the optimizer's state are held. ``bf16``: rounded
+    stochastically at each update, in one process, with one of ``ROUNDING_OPTIMIZERS``. With
+    DeepSpeed, and for adapters, it is fp32."""
     text_encoder_1: Quantization
     text_encoder_2: Quantization
     text_encoder_3: Quantization

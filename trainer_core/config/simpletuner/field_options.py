@@ -41,6 +41,7 @@ OPTIONS: Final[Mapping[str, str]] = {
     "precision.base": "base_model_precision",
     "precision.matmul": "base_model_matmul_precision",
     "precision.compute": "mixed_precision",
+    "precision.trained": "full_rank_weights",
     "precision.text_cache": "text_cache_precision",
     "precision.text_encoder_1": "text_encoder_1_precision",
     "precision.text_encoder_2": "text_encoder_2_precision",

@@ -28,6 +28,7 @@ from trainer_core.config.simpletuner.deepspeed import (
 )
 from trainer_core.config.simpletuner.deepspeed_entries import Resolved
 from trainer_core.config.simpletuner.ema import ema_of
+from trainer_core.config.simpletuner.full_rank import trained_of
 from trainer_core.config.simpletuner.mixing import check_some_backend, data_sampling_of
 from trainer_core.config.simpletuner.model import base_of
 from trainer_core.config.simpletuner.objective import caption_dropout_of, objective_of
@@ -167,7 +168,8 @@ def _identity_parts(
 
     The result makes the identity from a base model.
     """
-    seed, precision = seed_of(options), precision_of(options)
+    seed, trained = seed_of(options), trained_of(options)
+    precision = precision_of(options).model_copy(update={"trained": trained})
     objective = objective_of(options, backends)
     length = length_of(options)
     check_some_backend(backends, length.steps, "/data_backends", options.findings)

@@ -123,11 +123,12 @@ def _nearest_of(name: str) -> str:
 
 
 OPTIMIZER: Final = Table()
-_NAME: Final[Option[_Optimizer]] = OPTIMIZER.choice(
+NAME: Final[Option[_Optimizer]] = OPTIMIZER.choice(
     "optimizer",
     _OPTIMIZERS,
     _OPTIMIZERS["adamw_bf16"],
-    "adamw_bf16 is taken as torch-adamw with fp32 weights and states.",
+    "adamw_bf16 is torch-adamw. With model_type full, on one GPU and in bf16, it trains weights "
+    "and states in bf16, rounded stochastically; else both are fp32.",
     known=_NOT_BUILT,
     nearest={name: _nearest_of(name) for name in _NOT_BUILT},
 )
@@ -159,9 +160,9 @@ _CLIP_METHOD: Final[Option[ClipMethod]] = OPTIMIZER.choice(
     "value clamps each element, norm scales the global norm; with DeepSpeed norm by default.",
 )
 OPTIMIZER.unlike(
-    _NAME,
-    "adamw_bf16 keeps weights and states in fp32; SimpleTuner keeps them in bf16, rounded "
-    "stochastically.",
+    NAME,
+    "adamw_bf16 keeps weights and states of adapters, and with DeepSpeed, in fp32; SimpleTuner "
+    "keeps them in bf16, rounded stochastically.",
 )
 OPTIMIZER.unlike(_CLIP_LIMIT, "Acts on prodigy, too; SimpleTuner does not clip its gradients.")
 _DEEPSPEED_BETA1: Final[Option[float | None]] = OPTIMIZER.number(
@@ -183,15 +184,13 @@ OPTIMIZER.handled(
 
 def optimizer_of(config: Options) -> OptimizerPlan:
     """The optimizer, with its defaults for options that are not given."""
-    optimizer = config[_NAME]
-    if optimizer is _OPTIMIZERS["adamw_bf16"]:
-        config.handled(_NAME, "adamw_bf16 is torch-adamw with fp32 weights and states.")
+    optimizer = config[NAME]
     if not optimizer.runs_on_deepspeed and uses_deepspeed(config):
         message = (
             f"{optimizer.name} is not built with DeepSpeed: use {' or '.join(_ON_DEEPSPEED)}, or "
             "one GPU without zero_stage."
         )
-        config.problem(_NAME, "not_implemented", message)
+        config.problem(NAME, "not_implemented", message)
     if not uses_deepspeed(config):
         config.idle(
             "without DeepSpeed, as in SimpleTuner; optimizer_beta1 and optimizer_beta2 act",
@@ -215,6 +214,11 @@ def optimizer_of(config: Options) -> OptimizerPlan:
     )
 
 
+def is_adamw_bf16(config: Options) -> bool:
+    """Whether the optimizer is the one whose weights SimpleTuner keeps in bf16."""
+    return config[NAME] is _OPTIMIZERS["adamw_bf16"]
+
+
 def clip_of(config: Options) -> Clip | None:
     """None where gradients are not clipped."""
     limit, method = config[_CLIP_LIMIT], config[_CLIP_METHOD]
@@ -227,7 +231,7 @@ def clip_of(config: Options) -> Clip | None:
     if not limit:
         config.idle("with max_grad_norm 0", _CLIP_METHOD)
         return None
-    if config[_NAME].name == "prodigy":
+    if config[NAME].name == "prodigy":
         config.differs(
             _CLIP_LIMIT,
             f"{limit:g} clips prodigy's gradients as well; SimpleTuner leaves them. Set it to 0 "

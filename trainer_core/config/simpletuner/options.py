@@ -11,6 +11,7 @@ from trainer_core.config.simpletuner.crops import RUN_CROPS
 from trainer_core.config.simpletuner.deepspeed import DEEPSPEED
 from trainer_core.config.simpletuner.ema import EMA
 from trainer_core.config.simpletuner.evaluation import EVALUATION
+from trainer_core.config.simpletuner.full_rank import FULL_RANK
 from trainer_core.config.simpletuner.lora import LORA
 from trainer_core.config.simpletuner.mixing import SAMPLING
 from trainer_core.config.simpletuner.model import MODEL
@@ -32,7 +33,7 @@ from trainer_core.config.simpletuner.verdicts import Verdict, joined
 
 OPTIONS: Final[Mapping[str, Verdict]] = joined(
     *(MODEL, ADAPTER, LORA, START, PRECISION),
-    *(STEPS, DEEPSPEED, OPTIMIZER, SCHEDULE, EMA),
+    *(STEPS, DEEPSPEED, OPTIMIZER, FULL_RANK, SCHEDULE, EMA),
     *(TIMESTEPS, OBJECTIVE),
     *(RUN_SIZES, RUN_CROPS, RUN_CAPTIONS, SAMPLING, CACHE),
     *(OPERATION, REPORTING, SAMPLES, PICTURES, CLIP, EVALUATION),

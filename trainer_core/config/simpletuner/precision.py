@@ -64,7 +64,7 @@ _QUANTIZE_VIA: Final[Option[Place]] = PRECISION.choice(
     "memory. Text encoders are always quantised on the CPU, where they are loaded. "
     "pipeline is taken as cpu.",
 )
-_COMPUTE: Final[Option[Compute]] = PRECISION.choice(
+COMPUTE: Final[Option[Compute]] = PRECISION.choice(
     "mixed_precision",
     {"bf16": "bf16", "no": "fp32"},
     "bf16",
@@ -110,7 +110,7 @@ def precision_of(config: Options) -> Precision:
     return Precision(
         base=base,
         matmul=matmul,
-        compute=config[_COMPUTE],
+        compute=config[COMPUTE],
         text_encoder_1=first,
         text_encoder_2=second,
         text_encoder_3=third,
@@ -130,7 +130,7 @@ def _matmul_of(config: Options) -> Matmul:
     if device_of(config) == "cpu":
         message = f"{needs_of(matmul)}: set it to auto, or device to cuda."
         config.problem(_MATMUL, "conflict", message)
-    if config[_COMPUTE] == "fp32":
+    if config[COMPUTE] == "fp32":
         message = f"{matmul} products are part of a bf16 computation: set it to auto, or "
         config.problem(_MATMUL, "conflict", message + "mixed_precision to bf16.")
     if config[_BASE] == "no_change":
