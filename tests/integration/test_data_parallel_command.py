@@ -118,7 +118,7 @@ def test_ranks_that_cannot_share_a_step_are_refused(
     assert start_train(job, tmp_path, ranks=3).wait(timeout=240) == 1
 
     (failed,) = named(events_in(tmp_path), "failed")
-    assert failed["message"] == (
+    assert failed["message"].endswith(
         "a step takes 4 micro-batches, which 3 ranks cannot share evenly: start a number of ranks "
         "that divides 4"
     )
@@ -159,7 +159,7 @@ def test_ranks_stop_at_the_same_step_and_save_it(
 
     write_control(tmp_path / "control", ControlRequest.STOP)
 
-    process.wait(timeout=60)  # the launcher's status is 1: the last event is the outcome
+    process.wait(timeout=60)
     events = events_in(tmp_path)
     assert events[-1]["event"] == "stopped", log_of(tmp_path)
     (checkpoint,) = committed_checkpoints(tmp_path / "output/checkpoints")

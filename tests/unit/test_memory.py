@@ -175,6 +175,10 @@ def test_a_rank_holds_the_slice_that_its_zero_stage_leaves_it(
     assert tensor_bytes([own]) < tensor_bytes(whole) / (ranks - 0.5)
 
 
+def test_each_rank_of_an_adapter_needs_what_one_gpu_needs() -> None:
+    assert memory_of(tiny_plan(num_processes=4)) == memory_of(tiny_plan())
+
+
 def adamw_state_bytes(parameters: list[nn.Parameter]) -> int:
     """Of torch's AdamW after one step."""
     optimizer = torch.optim.AdamW(parameters)
