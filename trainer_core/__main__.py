@@ -26,6 +26,10 @@ A run by hand, with the job file of an earlier `reverie train`:
   echo stop > control         stops it after the step, with a checkpoint
   tail -n 1 events.jsonl      its last event is the outcome
 
+With 8 GPUs; the options before `-m` are torchrun's:
+  python -m trainer_core launch --standalone --nproc-per-node 8 \\
+      -m trainer_core train --job output/job.json --events output/events.jsonl
+
 A base model for trying things out:
   python -m trainer_core make-tiny models/hidream-tiny
 
@@ -43,6 +47,10 @@ def main(argv: Sequence[str]) -> int:
         from trainer_core.commands.train import main as train  # noqa: PLC0415 - imports the job
 
         return train(argv[1:])
+    if argv[:1] == ["launch"]:
+        from trainer_core.commands.launch import main as launch  # noqa: PLC0415 - the same
+
+        return launch(argv[1:])
     args = _parser().parse_args(argv)
     if "supervisor" in args and args.supervisor is not None:
         try:
@@ -102,8 +110,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    # Only here to be listed: its arguments are parsed where the engine is.
+    # Only here to be listed: their arguments are parsed where the engine is.
     commands.add_parser("train", help="train one run as its job file says", add_help=False)
+    commands.add_parser("launch", help="train one run with several processes", add_help=False)
     encode = _server(commands, "encode", "encode pictures and captions into cache shards")
     encode.add_argument(
         "--models-dir",

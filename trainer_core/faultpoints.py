@@ -2,14 +2,16 @@
 
 ``FAULT_AT="checkpoint.before_rename=kill"`` acts each time the process reaches that place,
 ``name@3=kill`` only the third time. With ``FAULT_ONCE=/path`` the fault happens once among all
-processes that share the path: the first one creates the file. The action ``fill`` fills the disk of
-the folder ``FAULT_FILL`` and goes on. ``FAULT_AT`` needs
-``REVERIE_ENV=test``. Without it, a fault point only reads one environment variable.
+processes that share the path: the first one creates the file. With ``FAULT_RANK=1`` it happens in
+that rank only. The action ``fill`` fills the disk of the folder ``FAULT_FILL`` and goes on,
+``stop`` sends SIGTERM to the process, and ``memory`` raises torch's OutOfMemoryError. ``FAULT_AT``
+needs ``REVERIE_ENV=test``. Without it, a fault point only reads one environment variable.
 """
 
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -25,6 +27,7 @@ ALL_FAULT_POINTS: Final[tuple[str, ...]] = (
     "weights.before_manifest",
     "weights.before_rename",
     "train.loaded",
+    "train.before_launch",
     "train.after_backward",
     "train.before_step",
     "train.after_step",
@@ -102,6 +105,8 @@ def fault_point(name: str) -> None:
         return
     if os.environ.get("REVERIE_ENV") != "test":
         raise PermissionError("FAULT_AT is for tests: it needs REVERIE_ENV=test")
+    if os.environ.get("FAULT_RANK", own_rank := os.environ.get("RANK")) != own_rank:
+        return
     _passes[name] += 1
     place, _, action = fault.partition("=")
     wanted_name, _, nth = place.partition("@")
@@ -129,10 +134,14 @@ def _act(name: str, action: str) -> None:
             threading.Event().wait()  # until a signal ends the process
         case "raise":
             raise InjectedFaultError(f"fault injected at {name}")
+        case "stop":
+            os.kill(os.getpid(), signal.SIGTERM)
+        case "memory":
+            raise sys.modules["torch"].OutOfMemoryError(f"fault injected at {name}")
         case "fill":
             _fill(Path(os.environ["FAULT_FILL"]))
         case _:
-            known = "kill, stall, raise or fill"
+            known = "kill, stall, raise, stop, memory or fill"
             raise ValueError(f"FAULT_AT: the action has to be {known}, not {action!r}")
 
 

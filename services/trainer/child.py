@@ -4,6 +4,7 @@ It has no access to runs, tenants, tokens or stores. Its standard output goes to
 ``trainer_core.process`` defines the files through which the two processes communicate.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -84,12 +85,11 @@ class Child:
 
 
 def training_command(program: Sequence[str], world_size: int) -> Sequence[str]:
-    """The command before ``train``: several ranks are started by torch's launcher."""
+    """The command before ``train``: several ranks are started by a launcher."""
     if world_size == 1:
         return program
-    interpreter, *rest = program
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--max-restarts", "0")
-    return (interpreter, *launcher, "--nproc-per-node", str(world_size), *rest)
+    launcher = (sys.executable, "-m", "trainer_core", "launch", "--standalone")
+    return (*launcher, "--nproc-per-node", str(world_size), "--no-python", *program)
 
 
 def _log_unreadable(line: bytes) -> None:

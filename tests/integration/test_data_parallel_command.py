@@ -159,7 +159,7 @@ def test_ranks_stop_at_the_same_step_and_save_it(
 
     write_control(tmp_path / "control", ControlRequest.STOP)
 
-    process.wait(timeout=60)
+    assert process.wait(timeout=60) == 75, log_of(tmp_path)
     events = events_in(tmp_path)
     assert events[-1]["event"] == "stopped", log_of(tmp_path)
     (checkpoint,) = committed_checkpoints(tmp_path / "output/checkpoints")

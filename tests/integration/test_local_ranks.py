@@ -1,5 +1,6 @@
 """`reverie train` with several processes: their run is that of one, and it stops and goes on."""
 
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from safetensors.torch import load_file
 
 from tests.support.jobs import Event, events_in
 from tests.support.local_commands import STEPS, Commands
+from tests.support.ranks import two_nodes
 from tests.support.small_jobs import named
 from tests.support.waiting import wait_until
+from trainer_core.local.ranks import command_elsewhere
 from trainer_core.process.control import ControlRequest, write_control
 
 SHARED = ("--set", "num_processes=2", "--set", "optimizer=adamw_bf16")
@@ -87,6 +90,27 @@ def test_a_stop_saves_and_one_process_goes_on(commands: Commands, tmp_path: Path
 
 
 @pytest.mark.deep
+def test_two_machines_train_what_one_process_trains(commands: Commands, tmp_path: Path) -> None:
+    """The second one runs what the first one says."""
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    status, said = commands.train(alone, *SHARED)
+    assert status == 0, said
+    _, _, _, endpoint = two_nodes()
+    env = {"PET_NNODES": "2", "PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": endpoint}
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(commands.train, together, *SHARED, "--ranks", "1", **env)
+        command = command_elsewhere(together / "job.json", together, 1)
+        _, _, module, *argv = shlex.split(command)
+        status = commands.zygote.run(module, argv, tmp_path / "second.log", env)
+
+    assert status == 0, (tmp_path / "second.log").read_text()
+    status, said = first.result()
+    assert status == 0, said
+    assert command in said.replace("\n", "")
+    assert_close(alone, together)
+
+
+@pytest.mark.deep
 def test_the_failure_of_a_rank_is_that_of_the_run(commands: Commands, tmp_path: Path) -> None:
     status, said = commands.train(
         tmp_path, *SHARED, "--ranks", "2", FAULT_AT="train.before_step@2=raise"
@@ -95,4 +119,5 @@ def test_the_failure_of_a_rank_is_that_of_the_run(commands: Commands, tmp_path: 
     assert status == 1
     (failed,) = named(events_in(tmp_path), "failed")
     assert failed["code"] == "injected_fault"
+    assert failed["message"].startswith("rank ")
     assert "fault injected at train.before_step" in commands.error_of(said)

@@ -85,7 +85,8 @@ def _poison(tensors: dict[str, Any]) -> None:
 
 
 def test_several_processes_need_deepspeed(zygote: Zygote, small: Small, tmp_path: Path) -> None:
-    job = small()
+    job = small(base_model_precision="no_change", gradient_accumulation_steps=2)
+    job["plan"]["identity"] |= {"model_type": "full", "adapter": None, "clip": None}
 
     status, events = zygote.train(job, tmp_path, {"WORLD_SIZE": "2"})
 

@@ -163,29 +163,12 @@ def test_two_ranks_stop_at_the_same_step_and_save_it(
 
     write_control(tmp_path / "control", ControlRequest.STOP)
 
-    process.wait(timeout=60)  # torchrun's status is 1: the last event is the outcome
+    assert process.wait(timeout=60) == 75, (tmp_path / "output.log").read_text()
     events = events_in(tmp_path)
     assert events[-1]["event"] == "stopped", (tmp_path / "output.log").read_text()
     (checkpoint,) = committed_checkpoints(tmp_path / "output/checkpoints")
     assert read_manifest(checkpoint).step == events[-1]["step"]
     assert state_of(tmp_path, events[-1]["step"]).keys() >= {"optim/x_embedder.proj.bias/step"}
-
-
-def test_the_run_ends_when_a_rank_is_killed(
-    tiny_folder: Path, shards: Path, tmp_path: Path
-) -> None:
-    """The other rank waits for it in a collective operation, and must not wait for ever."""
-    job = full_job(tiny_folder, shards, tmp_path, checkpoint_step_interval=1)
-    fault = {"FAULT_AT": "train.before_step@2=kill", "FAULT_ONCE": str(tmp_path / "once")}
-    process = start_train(job, tmp_path, fault, ranks=2)
-
-    assert process.wait(timeout=120) == 1
-
-    events = events_in(tmp_path)
-    assert not {"finished", "stopped"} & {event["event"] for event in events}
-    assert max(event["step"] for event in events) == 1
-    (checkpoint,) = committed_checkpoints(tmp_path / "output/checkpoints")
-    assert read_manifest(checkpoint).step == 1
 
 
 def assert_is_result(result: Path, state: dict[str, torch.Tensor]) -> None:

@@ -2,7 +2,7 @@
 
 ``python forked_training.py SOCKET train …`` asks the server of training processes, see ``forking``,
 for ``trainer_core`` with the same arguments, environment, folder and descriptors. After SOCKET,
-``-m MODULE`` asks for that module instead, and SIGTERM is handed on to it. The two end together: if
+``-m MODULE`` asks for that module instead. SIGTERM is handed on to it. The two end together: if
 either is killed, so is the other. Only the seconds of importing are saved.
 """
 
@@ -31,8 +31,8 @@ def module_command(address: Path | str, module: str) -> tuple[str, ...]:
     return (*child_command(address), "-m", module)
 
 
-def _ask(address: str, module: str, argv: list[str], *, hands_on: bool = False) -> int:
-    """Ask for the fork and end as it ends; it may get the SIGTERM that this process gets."""
+def _ask(address: str, module: str, argv: list[str]) -> int:
+    """Ask for the fork and end as it ends; it gets the SIGTERM that this process gets."""
     opened = sorted(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208 - numbers, no paths
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.connect(address)
@@ -50,8 +50,8 @@ def _ask(address: str, module: str, argv: list[str], *, hands_on: bool = False) 
         if each > 2:
             os.close(each)
     _, (handle,), _, _ = socket.recv_fds(server, _MESSAGE_BYTES, 1)
-    if hands_on:
-        signal.signal(signal.SIGTERM, lambda number, _: _hand_on(handle, number))
+    signal.signal(signal.SIGTERM, lambda number, _: _hand_on(handle, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})  # by a launcher
     status = int(json.loads(server.recv(_MESSAGE_BYTES) or b'{"status": 1}')["status"])
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if status < 0:
@@ -69,5 +69,5 @@ if __name__ == "__main__":
         program = [sys.executable, "-m", "trainer_core", *sys.argv[2:]]
         os.execv(sys.executable, program)
     if sys.argv[2] == "-m":
-        sys.exit(_ask(sys.argv[1], sys.argv[3], sys.argv[4:], hands_on=True))
+        sys.exit(_ask(sys.argv[1], sys.argv[3], sys.argv[4:]))
     sys.exit(_ask(sys.argv[1], "trainer_core", sys.argv[2:]))

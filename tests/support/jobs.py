@@ -28,7 +28,7 @@ _TOKENS = 8
 _SIZES = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
 
 _LAUNCHER = (
-    *("--max-restarts", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
+    *("launch", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
     "--nproc-per-node",
 )
 
@@ -164,20 +164,22 @@ def start_train(
     """Start the train command; its events, control and output files are in ``folder``.
 
     Args:
-        ranks: several are started by torch's launcher.
+        ranks: several are started by a launcher.
         fresh: no forks (see ``forking``).
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.json").write_text(json.dumps(job))
-    module, argv = "trainer_core", ["train", "--job", str(folder / "job.json")]
+    argv = ["train", "--job", str(folder / "job.json")]
     argv += ["--events", str(folder / "events.jsonl"), "--control", str(folder / "control")]
     if ranks > 1:
-        program = ["-m", module] if fresh else child_command(server_of(TRAINING).address)[-2:]
-        module, argv = "torch.distributed.run", [*_LAUNCHER, str(ranks), *program, *argv]
+        program = (
+            ["-m", "trainer_core"] if fresh else child_command(server_of(TRAINING).address)[-2:]
+        )
+        argv = [*_LAUNCHER, str(ranks), *program, *argv]
     own = {**os.environ, **dict(TRAINING.env), **(env or {})}
     with (folder / "output.log").open("wb") as output:
         kind = None if fresh else TRAINING
-        return start_module(module, argv, env=own, output=output, kind=kind)
+        return start_module("trainer_core", argv, env=own, output=output, kind=kind)
 
 
 def train(

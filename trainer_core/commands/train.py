@@ -1,17 +1,19 @@
 """`python -m trainer_core train`: one run as a process.
 
 Exit status: 0 finished, 75 stopped on request, 1 failed, 2 wrong usage, 70 the supervisor died.
-After 0, 75 and 1 the last event is ``finished``, ``stopped`` or ``failed``.
+After 0, 75 and 1 the last event is ``finished``, ``stopped`` or ``failed``. Several ranks are begun
+by `python -m trainer_core launch`: rank 0 writes the events, and the launcher ``failed``.
 """
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from trainer_core.config.plan.matmul import is_8bit, picks_by_card
 from trainer_core.errors import BaseModelError
@@ -24,6 +26,8 @@ from trainer_core.process.failure import failure_as_json, failure_of
 from trainer_core.process.job import Job, read_job
 from trainer_core.process.node_cache import keep_kernels
 from trainer_core.process.own_card import see_own_card
+from trainer_core.process.rank_log import print_to
+from trainer_core.process.ranks import Launched, launched_in, report_failure
 from trainer_core.process.supervision import parse_supervisor, start_watch
 from trainer_core.weights.files import kept_files, weight_files
 from trainer_core.weights.read_ahead import start_read_ahead
@@ -34,29 +38,55 @@ EXIT_STOPPED: Final = 75
 
 def main(argv: Sequence[str]) -> int:
     """Run the job and return the exit status, as listed above."""
-    args = _parser().parse_args(argv)
+    args = train_parser().parse_args(argv)
     if args.supervisor is not None:
         start_watch(*args.supervisor)
+    launched = launched_in(os.environ)
     control = Control(args.control)
     control.stop_on_sigterm()
+    if launched is not None:
+        _join_launcher(launched, control)
     # Only rank 0 writes events.
     rank = int(os.environ.get("RANK", "0"))
     with EventWriter(args.events if rank == 0 else Path(os.devnull)) as events:
         if rank == 0:
             events.listen("the log", print_event)
-        return _guarded(args.job, events, control)
+        return _guarded(args.job, events, control, launched)
 
 
-def _guarded(job: Path, events: EventWriter, control: Control) -> int:
+def _join_launcher(launched: Launched, control: Control) -> None:
+    """End when the launcher does, and print where it looks."""
+    start_watch(*launched.launcher)
+    if launched.rank > 0:
+        print_to(launched.log_file)
+    signal.signal(signal.SIGINT, lambda *_: control.request_stop())
+    # The launcher has blocked them, so that none ended this process before it handles them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+
+
+def _guarded(job: Path, events: EventWriter, control: Control, launched: Launched | None) -> int:
     """Run the job; any failure becomes the last event."""
     try:
         control.on_unknown(partial(events.warn, "unknown_control"))
         finished = _run(read_job(job), events, control)
     except Exception as error:  # noqa: BLE001 - the process's outermost loop
         traceback.print_exc(file=sys.stderr)
+        if launched is not None:
+            _end_with(launched, error)
         events.emit("failed", events.last_step, failure_as_json(failure_of(error)))
         return EXIT_FAILED
     return 0 if finished else EXIT_STOPPED
+
+
+def _end_with(launched: Launched, error: Exception) -> NoReturn:
+    """Report the failure of this rank to its launcher, which writes the last event, and end.
+
+    Exit handlers do not run: those of libraries may wait for other ranks.
+    """
+    report_failure(launched, error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_FAILED)
 
 
 def _run(job: Job, events: EventWriter, control: Control) -> bool:
@@ -87,7 +117,8 @@ def _likely_files(job: Job) -> Sequence[Path]:
         return ()
 
 
-def _parser() -> argparse.ArgumentParser:
+def train_parser() -> argparse.ArgumentParser:
+    """Of the command's arguments, which a launcher reads, too."""
     parser = argparse.ArgumentParser(
         prog="python -m trainer_core train", description="Train one run as its job file says."
     )

@@ -6,13 +6,22 @@ from trainer_core.engine.state import Run, TrainingState
 from trainer_core.process.control import ControlRequest, StopRequestedError
 
 
-def check_control(run: Run, state: TrainingState, *, stage: Stage = "training") -> None:
+def check_control(
+    run: Run,
+    state: TrainingState,
+    *,
+    stage: Stage = "training",
+    agreed: ControlRequest | None = None,
+) -> None:
     """Wait while a pause is requested; raise StopRequestedError where a stop is.
 
-    Every rank calls it before it launches the same step, or makes the same picture. ``stage``: in
-    which the run goes on after a pause.
+    Every rank calls it before it launches the same step, or makes the same picture.
+
+    Args:
+        stage: in which the run goes on after a pause.
+        agreed: what the ranks have agreed on; None: they agree now.
     """
-    request = _request(run)
+    request = _request(run) if agreed is None else agreed
     if request is ControlRequest.PAUSE:
         complete_step(run, state)
         report_step(run, state)

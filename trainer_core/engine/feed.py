@@ -56,10 +56,16 @@ class Feed:
 
         Every rank calls it before it launches the same step. Raises StopRequestedError, on all
         ranks, where a stop is requested meanwhile: one that stopped alone while it waits would
-        leave the others in the step's collective operations.
+        leave the others in the step's collective operations. Ranks that have agreed that all have
+        one (``Agreement``) need not call it.
         """
         while self._run.backend.max_across_ranks(int(not self._has_next())):
             check_stop(self._run)
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether the next batch, or the error of building it, is there."""
+        return bool(self._ready)
 
     def _has_next(self) -> bool:
         """Waits a little for it."""

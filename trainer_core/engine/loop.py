@@ -17,6 +17,7 @@ from trainer_core.engine.reporting import (
 )
 from trainer_core.engine.saving import resume, save, save_if_unsaved, wait_until_stored
 from trainer_core.engine.setup import load_run
+from trainer_core.engine.shared_folder import check_shared
 from trainer_core.engine.state import Run, TrainingState, open_run
 from trainer_core.engine.throughput import Throughput
 from trainer_core.errors import TrainerError
@@ -31,7 +32,9 @@ def run_job(job: Job, events: EventWriter, control: Control) -> bool:
     events.emit("stage", 0, {"stage": "loading"})
     loaded = load_run(job, control)
     fault_point("train.loaded")
-    is_finished = train(open_run(job, loaded, events, control))
+    run = open_run(job, loaded, events, control)
+    check_shared(run)
+    is_finished = train(run)
     loaded.backend.close()
     return is_finished
 
@@ -67,7 +70,7 @@ def train(run: Run) -> bool:
     except StopRequestedError:
         save_if_unsaved(run, state)
         report_stopped(run, state)
-        # torchrun ends all ranks once one has ended with this status: rank 0 writes first.
+        # torchrun ends the others 30 s after one has ended with this status: rank 0 writes first.
         run.backend.max_across_ranks(0)
         return False
     return True
@@ -81,14 +84,19 @@ def take_steps(run: Run, state: TrainingState, feed: Feed) -> None:
     """
     for step in range(state.step + 1, run.last_step + 1):
         try:
-            check_control(run, state)
-            feed.await_step()
+            agreed = run.agreement.take()
+            check_control(run, state, agreed=agreed.request)
+            if not agreed.has_batches:
+                feed.await_step()
+            fault_point("train.before_launch")
             launched = run.backend.launch(
                 feed.take(run.micro_batches_per_step // run.backend.ranks),
                 count=run.micro_batches_per_step,
                 step=step,
                 learning_rate=run.learning_rate(step),
             )
+            if step < run.last_step:
+                run.agreement.offer(has_batch=feed.has_batch)
         except TrainerError:
             complete_step(run, state)
             raise

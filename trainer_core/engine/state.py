@@ -12,6 +12,7 @@ from trainer_core.config.plan import Plan
 from trainer_core.data.length import steps_of
 from trainer_core.data.orders import sampler_of, samples_in_order
 from trainer_core.data.sampler import Sampler
+from trainer_core.engine.agreement import Agreement
 from trainer_core.engine.pending import Pending
 from trainer_core.engine.setup import LoadedRun
 from trainer_core.engine.step import Backend
@@ -39,6 +40,7 @@ class Run:
     loaded: LoadedRun
     events: EventWriter
     control: Control
+    agreement: Agreement
     sampler: Sampler
     micro_batches_per_step: int
     """Micro-batches of all ranks in one optimizer step."""
@@ -171,6 +173,7 @@ def open_run(job: Job, loaded: LoadedRun, events: EventWriter, control: Control)
         loaded=loaded,
         events=events,
         control=control,
+        agreement=Agreement(control, loaded.backend.ranks),
         sampler=sampler,
         micro_batches_per_step=identity.micro_batches_per_step,
         last_step=steps_of(identity, sampler.timeline),

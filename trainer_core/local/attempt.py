@@ -45,7 +45,12 @@ from trainer_core.local.kept import (
 from trainer_core.local.picture_adapter import picture_adapter
 from trainer_core.local.previews import preview_autoencoder, without_missing_autoencoder
 from trainer_core.local.publishing import Publishing, publish_nothing
-from trainer_core.local.ranks import local_ranks, train_with_ranks
+from trainer_core.local.ranks import (
+    command_elsewhere,
+    has_other_nodes,
+    local_ranks,
+    train_with_ranks,
+)
 from trainer_core.local.start import (
     LATEST,
     STARTED_RUN_NAME,
@@ -288,9 +293,12 @@ class Attempt:
             self.reporter.log(f"later checkpoints of an earlier run are now in {aside}")
 
     def _run_training(self, job: Job, ranks: int) -> bool:
-        if ranks > 1:
+        file = self.output_dir / JOB_NAME
+        if has_other_nodes(self.env):
+            told = command_elsewhere(file, self.output_dir, ranks)
+            self.reporter.log(f"{'on other machines':<20} {told}")
+        if ranks > 1 or has_other_nodes(self.env):
             self.reporter.log(f"{'ranks':<20} {ranks}")
-            file = self.output_dir / JOB_NAME
             return train_with_ranks(file, self.output_dir, self.control, self.events, ranks)
         quieten_libraries()  # they print when they are imported
         from trainer_core.engine.determinism import set_determinism  # noqa: PLC0415 - imports torch

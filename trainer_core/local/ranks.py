@@ -1,9 +1,11 @@
 """Trains a local run with several processes, each on a GPU of its own, and follows their events.
 
 The processes end with this one. What they print is in ``ranks/output.log`` in the output folder.
+torchrun's own variables say that other nodes start ranks of the run, too.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,11 +20,16 @@ from trainer_core.process.control import Control, ControlRequest, write_control
 from trainer_core.process.events import OUTCOMES, EventReader, EventWriter
 from trainer_core.process.failure import Failure, failure_reported
 from trainer_core.process.rank_count import most_ranks, require_even, visible_gpus
+from trainer_core.process.ranks import read_failure
 from trainer_core.process.supervision import current_process_token
 
 _FOLDER: Final = "ranks"
-_LAUNCHER: Final = ("-m", "torch.distributed.run", "--standalone", "--max-restarts", "0")
+_LAUNCHER: Final = ("-m", "trainer_core", "launch")
 _PROGRAM: Final = ("-m", "trainer_core", "train")
+
+
+_NODES: Final = "PET_NNODES"
+"""torchrun takes its options from variables with this prefix."""
 
 
 class RanksFailedError(TrainerError):
@@ -47,6 +54,18 @@ def local_ranks(plan: Plan, wanted: int | None, env: Mapping[str, str]) -> int:
     if plan.identity.adapter is None or plan.operation.device == "cpu":
         return 1
     return most_ranks(plan.identity, max(1, visible_gpus(env)))
+
+
+def has_other_nodes(env: Mapping[str, str]) -> bool:
+    """Whether torchrun waits for launchers of other nodes."""
+    return env.get(_NODES, "1") != "1"
+
+
+def command_elsewhere(job_file: Path, output_dir: Path, ranks: int) -> str:
+    """What starts the ranks of another node, with the same variables of torchrun there."""
+    events = output_dir / _FOLDER / "events.jsonl"
+    command = ["python", *_LAUNCHER, "--nproc-per-node", str(ranks), *_PROGRAM]
+    return shlex.join([*command, "--job", str(job_file), "--events", str(events)])
 
 
 def train_with_ranks(
@@ -80,7 +99,7 @@ def train_with_ranks(
                     launcher.wait()
                     return event.name == "finished"
             if is_over:
-                raise _died(launcher.returncode, folder)
+                raise _ended(launcher.returncode, folder)
             if (request := control.requested()) is not told:
                 write_control(folder / "control", request)
                 told = request
@@ -90,8 +109,9 @@ def train_with_ranks(
 @contextmanager
 def _started(job_file: Path, folder: Path, ranks: int) -> Iterator[subprocess.Popen[bytes]]:
     """The launcher of the ranks, in a session of its own: Ctrl-C reaches this process alone."""
-    command = [sys.executable, *_LAUNCHER, "--nproc-per-node", str(ranks), *_PROGRAM]
-    command += ["--job", str(job_file), "--events", str(folder / "events.jsonl")]
+    command = [sys.executable, *_LAUNCHER, "--nproc-per-node", str(ranks)]
+    command += [] if has_other_nodes(os.environ) else ["--standalone"]
+    command += [*_PROGRAM, "--job", str(job_file), "--events", str(folder / "events.jsonl")]
     command += ["--control", str(folder / "control"), "--supervisor", current_process_token()]
     log = folder / "output.log"
     with writing(log), log.open("wb") as output:
@@ -110,7 +130,10 @@ def _started(job_file: Path, folder: Path, ranks: int) -> Iterator[subprocess.Po
         launcher.wait()
 
 
-def _died(status: int, folder: Path) -> TrainerError:
+def _ended(status: int, folder: Path) -> TrainerError:
+    """Of ranks without an outcome, or whose outcome the launcher of another node has to write."""
+    if (first := read_failure(folder)) is not None:
+        return RanksFailedError(first.failure)
     return TrainerError(
         f"the training processes ended without an outcome (status {status}); what they printed is "
         f"in {folder / 'output.log'}"

@@ -80,15 +80,18 @@ Listener = Callable[[Event], None]
 class EventWriter:
     """Appends events to a file; each line is handed to the kernel before ``emit`` returns."""
 
-    def __init__(self, path: Path) -> None:
-        """Continue the numbering of an earlier process; an incomplete last line is removed."""
+    def __init__(self, path: Path, *, began_s: float | None = None) -> None:
+        """Continue the numbering of an earlier process; an incomplete last line is removed.
+
+        ``began_s``: when the time of events begins, of ``time.monotonic``; None: now.
+        """
         self._path = path
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._seq = _repair(path)
             # Unbuffered: closing it never writes what a full disk did not take before.
             self._file = path.open("ab", buffering=0)
-        self._started_s = time.monotonic()
+        self._started_s = time.monotonic() if began_s is None else began_s
         self.last_step = 0
         """Step of the newest event of this process."""
         self._listeners: list[tuple[str, Listener]] = []
