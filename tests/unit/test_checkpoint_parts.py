@@ -18,7 +18,7 @@ from trainer_core.checkpoint.layout import opened, sealed
 from trainer_core.checkpoint.read import Checkpoint, read_checkpoint
 from trainer_core.checkpoint.state_files import Part
 from trainer_core.config.plan.frozen import digest_of
-from trainer_core.errors import CheckpointCorruptError, InjectedFaultError
+from trainer_core.errors import CheckpointCorruptError, CheckpointError, InjectedFaultError
 
 IDENTITY: dict[str, JsonValue] = {"seed": 42}
 RUN = CheckpointIdentity(
@@ -86,8 +86,15 @@ def test_each_rank_writes_its_own_part_and_any_range_is_read_back(tmp_path: Path
     checkpoint = read_checkpoint(folder, RUN)
     assert_whole(checkpoint)
     for start, count in ((0, 35), (4, 5), (6, 0), (34, 1), (2, 30)):
-        found = checkpoint.parameters.elements("a", start, count)
+        found = torch.empty(count)
+        checkpoint.parameters.read_into({"a": (start, found)}, found.device)
         assert found.tolist() == list(range(start, start + count))
+    for wanted, words in (("c", "lacks param/c"), ("b", "b is torch.bfloat16 in the checkpoint")):
+        with pytest.raises(CheckpointError, match=words):
+            checkpoint.parameters.read_into({wanted: (0, found)}, found.device)
+    damage.truncate(folder / FILES[2])
+    with pytest.raises(CheckpointError, match=f"{FILES[2]} was cut off while a was read"):
+        checkpoint.parameters.read_into({"a": (34, found[:1])}, found.device)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
 
 

@@ -11,8 +11,10 @@ from trainer_core.checkpoint.layout import EMA, PARAMETER, CheckpointManifest
 from trainer_core.checkpoint.ranks import ALONE, CheckpointRanks
 from trainer_core.checkpoint.state_files import NotAStateError, StateFiles, StateTensor, state_in
 from trainer_core.disk import reading
-from trainer_core.errors import CheckpointCorruptError, CheckpointError
-from trainer_core.weights.headers import DTYPES
+from trainer_core.errors import BaseModelError, CheckpointCorruptError, CheckpointError
+from trainer_core.weights.entries import ITEM_BYTES
+from trainer_core.weights.headers import DTYPES, StoredTensor
+from trainer_core.weights.transfer import Read, read_tensors
 
 
 class StoredTensors(Mapping[str, torch.Tensor]):
@@ -28,7 +30,14 @@ class StoredTensors(Mapping[str, torch.Tensor]):
     def __getitem__(self, name: str) -> torch.Tensor:
         """Raises CheckpointError where it cannot be read."""
         facts = self.facts(name)
-        return self.elements(name, 0, facts.count).view(facts.shape)
+        values = torch.empty(facts.count, dtype=DTYPES[facts.dtype])
+        try:
+            with reading(self._folder):
+                into = values.view(torch.uint8).numpy().data
+                self._state.read_elements(self._prefix + name, 0, into)
+        except (NotAStateError, OSError) as error:
+            raise CheckpointError(f"{self._folder.name} is not readable: {error}") from error
+        return values.view(facts.shape)
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -45,16 +54,49 @@ class StoredTensors(Mapping[str, torch.Tensor]):
             raise KeyError(name)
         return self._state.tensors[self._prefix + name]
 
-    def elements(self, name: str, start: int, count: int) -> torch.Tensor:
-        """``count`` elements of the flat tensor; only these are read. Raises CheckpointError."""
-        values = torch.empty(count, dtype=DTYPES[self.facts(name).dtype])
-        into = values.view(torch.uint8).numpy().data
+    def read_into(
+        self, wanted: Mapping[str, tuple[int, torch.Tensor]], device: torch.device
+    ) -> None:
+        """Fill tensors with elements of stored ones; several threads read at once.
+
+        Args:
+            wanted: by the name of a stored tensor: the first element that is read, counted in the
+                flat tensor, and the memory that is filled, of one dimension.
+            device: of the memory.
+
+        Raises CheckpointError where a tensor is missing, of another type, or cannot be read.
+        """
+        reads = []
+        for name, (start, into) in wanted.items():
+            if name not in self._names:
+                raise CheckpointError(f"the checkpoint lacks {self._prefix}{name}")
+            facts = self.facts(name)
+            if DTYPES[facts.dtype] is not into.dtype:
+                raise CheckpointError(
+                    f"{name} is {DTYPES[facts.dtype]} in the checkpoint, and {into.dtype} here"
+                )
+            reads += list(self._reads(name, start, into))
         try:
-            with reading(self._folder):
-                self._state.read_elements(self._prefix + name, start, into)
-        except (NotAStateError, OSError) as error:
+            read_tensors(reads, device)
+        except (BaseModelError, OSError) as error:
             raise CheckpointError(f"{self._folder.name} is not readable: {error}") from error
-        return values
+
+    def _reads(self, name: str, start: int, into: torch.Tensor) -> Iterator[Read]:
+        """One for each file that has some of the elements."""
+        facts = self.facts(name)
+        item_bytes, end = ITEM_BYTES[facts.dtype], start + len(into)
+        for part in facts.parts:
+            first, last = max(start, part.start), min(end, part.start + part.count)
+            if first < last:
+                stored = StoredTensor(
+                    name=name,
+                    file=self._folder / part.file,
+                    dtype=into.dtype,
+                    shape=(last - first,),
+                    offset_bytes=part.offset_bytes + (first - part.start) * item_bytes,
+                    size_bytes=(last - first) * item_bytes,
+                )
+                yield Read(stored=stored, into=into[first - start : last - start])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

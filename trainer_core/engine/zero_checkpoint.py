@@ -4,7 +4,7 @@ Nothing is exchanged between the ranks, and nothing is held twice: what is writt
 shards, and what is read is copied into them, one part after the other.
 """
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any, Final
 
 import torch
@@ -92,60 +92,40 @@ def load(
     Raises CheckpointError where names, shapes or types differ.
     """
     check_same_names(shards.named, checkpoint.parameters)
-    fields = _stored_fields(shards, checkpoint.optimizer_state)
-    leaves = [leaf.detach() for leaf in shards.leaves]
-    _copy(shards, leaves, _OwnParts(shards, checkpoint.parameters, "{}"))
+    state, fields = checkpoint.optimizer_state, _stored_fields(shards, checkpoint.optimizer_state)
+    _read(shards, [leaf.detach() for leaf in shards.leaves], checkpoint.parameters, "")
     for field, example in fields.items():
-        key = f"{TENSOR}{{}}/{field}"
-        facts = checkpoint.optimizer_state.facts(example)
-        if facts.shape == _SCALAR:
+        if state.facts(example).shape == _SCALAR:
             for leaf in shards.leaves:
-                optimizer.state[leaf][field] = checkpoint.optimizer_state[example]
+                optimizer.state[leaf][field] = state[example]
         else:
             tensors = [_state_of(optimizer, leaf, field) for leaf in shards.leaves]
-            _copy(shards, tensors, _OwnParts(shards, checkpoint.optimizer_state, key))
+            _read(shards, tensors, state, TENSOR, f"/{field}")
     for leaf in shards.leaves:
         complete_state(optimizer, optimizer.state[leaf])
     if ema is not None:
-        ema.load(_OwnParts(shards, checkpoint.ema, "{}"))
+        _read(shards, ema.means, checkpoint.ema, "")
 
 
-class _OwnParts(Mapping[str, torch.Tensor]):
-    """This rank's parts of stored tensors, by the parameters' names; read when asked for."""
-
-    def __init__(self, shards: WeightShards, stored: StoredTensors, key: str) -> None:
-        """``key``: of a stored tensor, with ``{}`` for the name of its parameter."""
-        self._shards = shards
-        self._stored = stored
-        self._key = key
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        key, part = self._key.format(name), self._shards.parts[name]
-        stored, shape = self._stored.facts(key).shape, tuple(self._shards.shapes[name])
-        if stored != shape:
-            raise CheckpointError(f"{key} is {stored} in the checkpoint, and {shape} here")
-        return self._stored.elements(key, part.parameter_start, part.size)
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name in self._shards.parts if self._key.format(name) in self._stored)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-def _copy(
-    shards: WeightShards, tensors: list[torch.Tensor], stored: Mapping[str, torch.Tensor]
+def _read(
+    shards: WeightShards,
+    tensors: list[torch.Tensor],
+    stored: StoredTensors,
+    prefix: str,
+    suffix: str = "",
 ) -> None:
-    """Copy stored parts to their places in tensors that are shaped like the shards."""
-    for name, to in shards.by_name(tensors).items():
-        if name not in stored:
-            raise CheckpointError(f"the checkpoint lacks a part of the state of {name}")
-        values = stored[name]
-        if values.dtype is not to.dtype:
-            raise CheckpointError(
-                f"{name} is {values.dtype} in the checkpoint, and {to.dtype} here"
-            )
-        to.copy_(values)
+    """Read this rank's parts to their places in tensors that are shaped like the shards.
+
+    ``prefix`` and ``suffix``: around a parameter's name in ``stored``.
+    """
+    wanted = {}
+    for name, into in shards.by_name(tensors).items():
+        key, shape = f"{prefix}{name}{suffix}", tuple(shards.shapes[name])
+        if key in stored and stored.facts(key).shape != shape:
+            there = stored.facts(key).shape
+            raise CheckpointError(f"{key} is {there} in the checkpoint, and {shape} here")
+        wanted[key] = (shards.parts[name].parameter_start, into)
+    stored.read_into(wanted, tensors[0].device)
 
 
 def _fields(
