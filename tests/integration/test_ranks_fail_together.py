@@ -95,6 +95,20 @@ def test_the_failure_of_any_rank_is_the_outcome_of_the_run(
     assert not [each for each in events_in(tmp_path) if each["step"] > 3]
 
 
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=deep)])
+def test_a_rank_killed_while_all_write_a_checkpoint_leaves_the_one_before(
+    job: dict[str, Any], tmp_path: Path, rank: int
+) -> None:
+    fault = {"FAULT_AT": "checkpoint.in_state@2=kill", "FAULT_RANK": str(rank)}
+
+    status, log = ended(launch(with_output(job, tmp_path), tmp_path, fault), tmp_path)
+
+    assert (status, events_in(tmp_path)[-1]["code"]) == (1, "child_died"), log
+    saved = [event["step"] for event in events_in(tmp_path) if event["event"] == "checkpoint"]
+    assert len(saved) == 1
+    assert [read_manifest(each).step for each in checkpoints_in(tmp_path)] == saved
+
+
 def checkpoints_in(folder: Path) -> list[Path]:
     place = folder / "output/checkpoints"
     return committed_checkpoints(place) if place.exists() else []

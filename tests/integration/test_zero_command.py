@@ -152,6 +152,21 @@ def test_two_ranks_take_the_same_steps(
     assert [each["mean"] for each in shared] == pytest.approx(
         [each["mean"] for each in alone], rel=1e-3
     )
+    assert_resumes(tmp_path / "output", tiny_folder, shards, tmp_path / "resumed")
+
+
+def assert_resumes(ended: Path, tiny_folder: Path, shards: Path, folder: Path) -> None:
+    """One process goes on from the first checkpoint of two, and ends as they did."""
+    folder.mkdir()
+    job = full_job(tiny_folder, shards, folder, zero_stage=3)
+    job["resume_from"] = str(ended / "checkpoints/step-00000002")
+    assert len(read_manifest(Path(job["resume_from"])).files) == 2
+
+    status, events = train(job, folder)
+
+    assert status == 0, (folder / "output.log").read_text()
+    assert [e["step"] for e in events if e["event"] == "step"] == [3, 4]
+    assert_close(state_of(ended.parent), state_of(folder), exact=False)
 
 
 def test_two_ranks_stop_at_the_same_step_and_save_it(
