@@ -70,24 +70,25 @@ def load_state_tensors(
     Raises CheckpointError where a tensor is of no known parameter, or a parameter lacks fields that
     other parameters have.
     """
-    states: dict[str, dict[str, torch.Tensor | int | float]] = {}
+    keys: dict[str, dict[str, str]] = {}
+    """Of each parameter, by field. Values are read later, so that memory holds those of one."""
     group: dict[str, torch.Tensor | int | float] = {}
-    for key, value in tensors.items():
+    for key in tensors:
         if key.startswith(GROUP_TENSOR):
-            group[key.removeprefix(GROUP_TENSOR)] = value.clone()
+            group[key.removeprefix(GROUP_TENSOR)] = tensors[key].clone()
         elif key.startswith(GROUP):
-            group[key.removeprefix(GROUP)] = value.item()
+            group[key.removeprefix(GROUP)] = tensors[key].item()
         else:
-            is_number = key.startswith(NUMBER)
-            name, _, field = key.removeprefix(NUMBER if is_number else TENSOR).rpartition("/")
+            prefix = NUMBER if key.startswith(NUMBER) else TENSOR
+            name, _, field = key.removeprefix(prefix).rpartition("/")
             if name not in parameters:
                 raise CheckpointError(f"optimizer state of {name}, which is not trained here")
-            states.setdefault(name, {})[field] = value.item() if is_number else value
-    if not states:
+            keys.setdefault(name, {})[field] = key
+    if not keys:
         return
-    fields = set().union(*states.values()) - _ONLY_OF_8BIT
+    fields = set().union(*keys.values()) - _ONLY_OF_8BIT
     for name, parameter in parameters.items():
-        own = states.get(name, {})
+        own = {field: _stored(tensors, key) for field, key in keys.get(name, {}).items()}
         wanted = fields | (_ONLY_OF_8BIT if _is_8bit(own) else set())
         if missing := wanted - own.keys():
             raise CheckpointError(f"no optimizer state {sorted(missing)} of {name}")
@@ -100,6 +101,10 @@ def load_state_tensors(
             )
         complete_state(optimizer, state)
     _restore_group(optimizer, group)
+
+
+def _stored(tensors: Mapping[str, torch.Tensor], key: str) -> torch.Tensor | int | float:
+    return tensors[key].item() if key.startswith(NUMBER) else tensors[key]
 
 
 def complete_state(optimizer: torch.optim.Optimizer, state: MutableMapping[str, Any]) -> None:
