@@ -91,7 +91,7 @@ def _end_with(launched: Launched, error: Exception) -> NoReturn:
 
 def _run(job: Job, events: EventWriter, control: Control) -> bool:
     keep_kernels(job.node_cache, os.environ)
-    see_own_card(job.plan, os.environ)
+    see_own_card(job.plan.operation, os.environ)
     let_segments_grow(os.environ)
     fix_workspace(job.plan.operation, os.environ)
     start_read_ahead(_likely_files(job))

@@ -26,8 +26,6 @@ from trainer_core.process.supervision import current_process_token
 _FOLDER: Final = "ranks"
 _LAUNCHER: Final = ("-m", "trainer_core", "launch")
 _PROGRAM: Final = ("-m", "trainer_core", "train")
-
-
 _NODES: Final = "PET_NNODES"
 """torchrun takes its options from variables with this prefix."""
 

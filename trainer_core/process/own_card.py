@@ -3,24 +3,36 @@
 from collections.abc import MutableMapping
 from typing import Final
 
-from trainer_core.config.plan import Plan
+from trainer_core.config.plan import Operation
+from trainer_core.errors import GpuMissingError
+from trainer_core.process.rank_count import visible_gpus
 
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+_LOCAL_RANK: Final = "LOCAL_RANK"
 
 
-def see_own_card(plan: Plan, env: MutableMapping[str, str]) -> None:
-    """Show CUDA the one GPU of this rank alone, where several ranks train an adapter.
+def see_own_card(operation: Operation, env: MutableMapping[str, str]) -> None:
+    """Show CUDA the one GPU of this rank alone, where a machine has several ranks.
 
-    The GPU is the one with the rank's number on this machine, among those that ``env`` shows. A
-    rank without one sees none. CUDA reads the variable when it is first used. DeepSpeed picks the
-    GPU itself, and needs to see all of them.
+    The GPU is the one with the rank's number on this machine, among those that ``env`` shows; all
+    threads of the process then use it. CUDA reads the variable when it is first used. DeepSpeed
+    takes ``LOCAL_RANK`` for the number of the GPU among those that are shown, so it becomes 0.
+
+    Raises GpuMissingError where there are fewer GPUs than ranks.
     """
-    if plan.identity.adapter is None or int(env.get("WORLD_SIZE", "1")) == 1:
+    if operation.device == "cpu" or int(env.get("LOCAL_WORLD_SIZE", "1")) == 1:
         return
-    number = int(env["LOCAL_RANK"])
-    shown = env.get(_VISIBLE)
+    number, shown = int(env[_LOCAL_RANK]), env.get(_VISIBLE)
     if shown is None:
-        env[_VISIBLE] = str(number)
+        cards = [str(card) for card in range(visible_gpus(env))]
+    else:
+        cards = [each.strip() for each in shown.split(",") if each.strip() not in ("", "-1")]
+    if not cards:  # on a CPU, or where device files do not tell
         return
-    cards = [each.strip() for each in shown.split(",") if each.strip()]
-    env[_VISIBLE] = cards[number] if number < len(cards) else ""
+    if number >= len(cards):
+        raise GpuMissingError(
+            f"{env['LOCAL_WORLD_SIZE']} ranks were started on a machine, and it shows them "
+            f"{len(cards)} GPUs: start one rank for each GPU"
+        )
+    env[_VISIBLE] = cards[number]
+    env[_LOCAL_RANK] = "0"
