@@ -39,6 +39,7 @@ from trainer_core.errors import BaseModelError, DocumentError
 from trainer_core.export.start_file import look_up_start
 from trainer_core.memory.cards import CardRow, card_rows
 from trainer_core.memory.report import Memory, plan_memory
+from trainer_core.memory.sharding import ShardingRow, sharding_rows
 from trainer_core.memory.trained import trained_modules, trained_parameters
 from trainer_core.paths import search_folders
 from trainer_core.progress import Reporter, SilentReporter
@@ -94,6 +95,8 @@ class Report:
     memory: Memory | None = None
     cards: tuple[CardRow, ...] = ()
     """How the run would fit cards of common sizes."""
+    sharding: tuple[ShardingRow, ...] = ()
+    """How it would be sharded over such cards; empty where its plan says how."""
 
 
 Content = TypeVar("Content")
@@ -321,6 +324,7 @@ def _resolved(
         surveys=surveys,
         memory=plan_memory(plan, base.parts, largest_image_px=image_px),
         cards=cards,
+        sharding=sharding_rows(plan, transformer, image_px=image_px),
     )
 
 

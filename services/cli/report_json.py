@@ -24,6 +24,7 @@ def body_of(report: "Report") -> dict[str, Any]:
         "deterministic": report.plan.operation.deterministic if report.plan else None,
         "memory": asdict(report.memory) if report.memory else None,
         "cards": [_card(row) for row in report.cards],
+        "sharding": [{"card_gib": row.card_gib, **asdict(row.choice)} for row in report.sharding],
         "notices": grouped(asdict(each) for each in report.notices),
         "warnings": list(report.warnings),
         "errors": [

@@ -236,7 +236,7 @@ def _print_memory(memory: "Memory") -> None:
             if each["peak_estimate_bytes"] is None
             else output.size(each["peak_estimate_bytes"]),
             "not known" if each["fits"] is None else "yes" if each["fits"] else "no",
-            each["refusal"] or "",
+            each["refusal"] or each["sharding"] or "",
         )
         for each in memory["gpu_classes"]
     ]

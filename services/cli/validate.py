@@ -82,10 +82,10 @@ def validate(
     Shown: what is trained, with which optimizer, schedule and number of
     steps; the images in each bucket, and how much of them a crop cuts away;
     images that are left out, copies, and what else is odd about them; what
-    cards of common sizes would recompute and offload; the memory of each
-    part; and what options do here that is not obvious. Those that make the
-    run act differently are listed, the others are counted, unless --all asks
-    for them.
+    cards of common sizes would recompute and offload, or how they would share
+    all weights; the memory of each part; and what options do here that is not
+    obvious. Those that make the run act differently are listed, the others are
+    counted, unless --all asks for them.
 
     config.json names other files and image folders. A relative path is tried
     from the parent of config.json's folder, from that folder, and from the
@@ -173,6 +173,10 @@ def print_report(report: "Report", *, every: bool) -> None:
         )
         head = ("CARD", "PEAK", "HOLDS", "RECOMPUTED", "OFFLOADED", "LARGEST BATCH")
         output.print_table(head, [_card_cells(row) for row in report.cards], folds=True)
+    if report.sharding:
+        sys.stdout.write("\n")
+        rows = [(f"{row.card_gib} GB", row.choice.reason) for row in report.sharding]
+        output.print_table(("CARDS", "SHARDING"), rows, folds=True)
     sys.stdout.write("\n")
     parts = (f"MEMORY ON {report.memory.device}", "BYTES", "")
     output.print_table(parts, _memory(report.memory), folds=True)
@@ -201,6 +205,7 @@ def _facts(report: "Report", plan: "Plan") -> dict[str, object]:
         "clipping": f"by {identity.clip.method} at {identity.clip.limit:g}"
         if identity.clip
         else "none",
+        "sharding": _sharding(operation),
         "ema": f"decay {identity.ema.decay:g}" if identity.ema else None,
         "steps": _steps(identity, report.steps),
         "checkpoints": _checkpoints(operation),
@@ -285,6 +290,15 @@ def _steps(identity: "Identity", steps: int | None) -> str:
     )
 
 
+def _sharding(operation: "Operation") -> str | None:
+    if operation.zero_stage is None:
+        return None
+    if operation.zero_stage == "auto":
+        return "by the lowest ZeRO stage that fits the cards"
+    place = {"none": "", "cpu": ", offloaded to the CPU", "auto": ", offloaded where it has to be"}
+    return f"ZeRO stage {operation.zero_stage}{place[operation.zero_offload]}"
+
+
 def _checkpoints(operation: "Operation") -> str:
     every = operation.checkpoint_epoch_interval
     epochs = ""
@@ -328,8 +342,12 @@ def _memory(memory: "Memory") -> Iterator[tuple[str, str, str]]:
         "adapter": memory.adapter_bytes,
         "gradients": memory.gradients_bytes,
         "optimizer state": memory.optimizer_state_bytes,
+        "fp32 weights of DeepSpeed": memory.master_weights_bytes,
+        "buffers of DeepSpeed": memory.deepspeed_buffers_bytes,
         f"EMA, on {memory.ema_device}": memory.ema_bytes,
         "held while training": memory.held_bytes,
+        "held by the host": memory.host_bytes,
+        "added by an update": memory.update_bytes,
         "activations (estimate)": memory.activations_estimate_bytes,
         "training (estimate)": memory.total_bytes,
         "without checkpointing (estimate)": memory.held_bytes

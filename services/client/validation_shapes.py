@@ -35,6 +35,7 @@ class ClassMemory(TypedDict):
     plan: CardPlan | None
     largest_batch: int | None
     refusal: str | None
+    sharding: str | None
 
 
 class CardMemory(TypedDict):

@@ -336,6 +336,7 @@ def test_memory_is_told_for_classes_that_the_operator_described(
     assert "GiB" in by_name["narrow"]["refusal"]
     assert by_name["strange"]["fits"] is None
     assert any("strange" in each["reason"] for each in found["unknown"])
+    assert {each["sharding"] for each in by_name.values()} == {None}
 
 
 def test_estimates_come_with_a_price_and_their_basis(

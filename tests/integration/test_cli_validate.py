@@ -136,6 +136,33 @@ def test_a_run_that_fits_no_card_is_told_what_would_fit(
     assert any(w.startswith("A card of 80 GB is too small") for w in answer["warnings"])
 
 
+def test_full_rank_on_several_gpus_is_told_its_zero_stage_and_why(
+    project: Path,
+    validate: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(project / "multidatabackend.json", [SUBJECT])
+    full = ("model_type=full", "world_size=8", "base_model_precision=no_change")
+    settings = [part for each in full for part in ("--set", each)]
+
+    status, answer = validate(project, *settings)
+
+    assert (status, answer["errors"]) == (0, [])
+    rows = {row["card_gib"]: row for row in answer["sharding"]}
+    assert {gib: (rows[gib]["stage"], rows[gib]["offload"]) for gib in (80, 48)} == {
+        80: (2, "none"),
+        48: (3, "none"),
+    }
+    assert "ZeRO stage 2 would need" in rows[48]["reason"]
+    monkeypatch.setenv("COLUMNS", "300")
+    command = ["validate", "--config", str(project), *settings]
+    app(command, obj=Invocation(env={"REVERIE_HOME": str(project)}), standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert "by the lowest ZeRO stage that fits the cards" in shown
+    assert all(row["reason"] in shown for row in rows.values())
+
+
 def test_all_errors_are_reported_at_once_each_with_its_option(
     project: Path, validate: Callable[..., Answer], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from tests.support.jobs import demo_plan
 from tests.support.zero_ranks import MICRO_BATCHES, Taken, in_one_process, on_ranks
 from trainer_core.base_models.describe import read_base_model
-from trainer_core.config.plan import Plan
+from trainer_core.config.plan import Plan, ZeroStage
 
 RATE = 1e-4
 FEW_STEPS, MANY_STEPS = 4, 30
@@ -20,13 +20,13 @@ CLIPS: dict[str, dict[str, Any] | None] = {
     "norm": {"method": "norm", "limit": 0.5},
     "value": {"method": "value", "limit": 1e-3},
 }
-FEW = [(1, 2, "norm", "none"), (2, 2, "value", "cpu"), (3, 2, "norm", "none")]
+FEW = [(1, 2, "norm", "cpu"), ("auto", 2, "value", "auto"), (3, 2, "norm", "none")]
 """Stage, ranks, clipping and offloading of the cases that are not deep."""
 
 
 def plan_of(
     tiny: Path,
-    stage: int | None,
+    stage: ZeroStage | None,
     clip: str,
     optimizer: str = "adamw",
     offload: str = "none",
@@ -77,7 +77,7 @@ def _number(value: float | None) -> float:
 
 @pytest.mark.parametrize(("stage", "ranks", "clip", "offload"), FEW)
 def test_steps_equal_those_of_one_process(
-    tiny_folder: Path, tmp_path: Path, *, stage: int, ranks: int, clip: str, offload: str
+    tiny_folder: Path, tmp_path: Path, *, stage: ZeroStage, ranks: int, clip: str, offload: str
 ) -> None:
     """Also the gradient's largest element and norm, the clipped update, and the means."""
     plan = plan_of(tiny_folder, stage, clip, offload=offload)
@@ -85,6 +85,8 @@ def test_steps_equal_those_of_one_process(
     found = on_ranks(tiny_folder, plan, FEW_STEPS, ranks, tmp_path)
 
     check(found, alone(tiny_folder, clip, "adamw", FEW_STEPS))
+    told = [each for each in found.preparation if each.startswith("ZeRO stage 2 needs about")]
+    assert len(told) == (stage == "auto")  # the tiny model fits any machine
 
 
 @pytest.mark.deep

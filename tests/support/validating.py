@@ -23,7 +23,7 @@ from trainer_core.documents import parse_document
 KEYS = {
     *("trainable_modules", "trainable_parameters", "steps", "epochs", "buckets", "memory"),
     *("notices", "warnings", "data", "contact_sheet"),
-    *("errors", "used_files", "plan_digest", "matmul", "deterministic", "cards"),
+    *("errors", "used_files", "plan_digest", "matmul", "deterministic", "cards", "sharding"),
 }
 
 Answer = tuple[int, dict[str, Any]]

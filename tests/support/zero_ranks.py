@@ -43,6 +43,8 @@ class Taken:
     metrics: Sequence[StepMetrics]
     losses_with_means: Sequence[float]
     """Of one batch: with the means in place of the weights, and afterwards."""
+    preparation: Sequence[str]
+    """What the backend told before the first step."""
 
 
 def in_one_process(tiny: Path, plan: Plan, steps: int) -> Taken:
@@ -63,6 +65,7 @@ def on_ranks(tiny: Path, plan: Plan, steps: int, ranks: int, folder: Path) -> Ta
         tensors=stored_tensors(folder, state_names(ranks)),
         metrics=[StepMetrics(**each) for each in told["metrics"]],
         losses_with_means=told["losses_with_means"],
+        preparation=told["preparation"],
     )
 
 
@@ -123,7 +126,12 @@ def _take_steps(backend: Backend, plan: Plan, steps: int) -> Taken:
         with backend.with_means():
             losses = [backend.losses(_batch_of(0)).mean().item()]
         losses.append(backend.losses(_batch_of(0)).mean().item())
-    return Taken(tensors=_keyed(backend.tensors()), metrics=metrics, losses_with_means=losses)
+    return Taken(
+        tensors=_keyed(backend.tensors()),
+        metrics=metrics,
+        losses_with_means=losses,
+        preparation=backend.preparation,
+    )
 
 
 def _keyed(trained: TrainedTensors) -> dict[str, torch.Tensor]:
@@ -146,11 +154,11 @@ def _batch_of(number: int) -> Batch:
 
 def main(argv: Sequence[str]) -> int:
     """Take the steps as one rank: ``JOB FOLDER``. Rank 0 writes what became of them."""
-    from trainer_core.engine.zero import open_zero
+    from trainer_core.engine.zero_open import open_zero
 
     asked: dict[str, Any] = json.loads(Path(argv[0]).read_text())
     plan, folder = Plan.model_validate(asked["plan"]), Path(argv[1])
-    backend = open_zero(tiny_network(Path(asked["tiny"]), plan), plan)
+    backend = open_zero(tiny_network(Path(asked["tiny"]), plan), plan, image_px=32**2)
     taken = _take_steps(backend, plan, asked["steps"])
     name = state_names(backend.ranks)[backend.rank]
     write_state(folder / name, taken.tensors, backend.tensors().parts)
@@ -158,6 +166,7 @@ def main(argv: Sequence[str]) -> int:
         told = {
             "metrics": [asdict(each) for each in taken.metrics],
             "losses_with_means": taken.losses_with_means,
+            "preparation": taken.preparation,
         }
         (folder / "taken.json").write_text(json.dumps(told))
     backend.close()

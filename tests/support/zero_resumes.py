@@ -71,7 +71,7 @@ def _check_model(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Load and write as one rank: ``JOB``."""
-    from trainer_core.engine.zero import open_zero
+    from trainer_core.engine.zero_open import open_zero
 
     asked: Mapping[str, Any] = json.loads(Path(argv[0]).read_text())
     backend = None
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
             {**asked["plan"], "operation": {**asked["plan"]["operation"], "zero_stage": stage}}
         )
         network = tiny_network(Path(asked["tiny"]), plan)
-        backend = open_zero(network, plan)
+        backend = open_zero(network, plan, image_px=32**2)
         checkpoint = read_checkpoint(Path(source), RUN, ranks=ranks_of(backend))
         backend.load(checkpoint)
         write_again(backend, Path(target))

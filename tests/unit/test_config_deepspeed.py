@@ -10,11 +10,11 @@ from services.cli.connection import CommandError
 from services.cli.documents import read_documents
 from tests.unit.config_examples import import_small, problems_of
 from tests.unit.deepspeed_examples import AGREEING, full
-from trainer_core.config.plan import Clip
+from trainer_core.config.plan import Clip, ZeroStage
 from trainer_core.config.plan.problems import texts_of
 
 
-def stage_of(config: dict[str, Any]) -> int | None:
+def stage_of(config: dict[str, Any]) -> ZeroStage | None:
     return import_small(config, without=("lora_type",)).plan.operation.zero_stage
 
 
@@ -24,19 +24,19 @@ def stage_of(config: dict[str, Any]) -> int | None:
         ({"zero_optimization": {"stage": 0}}, 0),
         ({"zero_optimization": {"stage": "1"}}, 1),
         ({"zero_optimization": {"stage": 3}}, 3),
-        ({"zero_optimization": {"stage": "auto"}}, 2),
+        ({"zero_optimization": {"stage": "auto"}}, "auto"),
         ({"zero_stage": 1}, 1),
         ({"zero_optimization": {"stage": "auto"}, "zero_stage": 3}, 3),
-        ({"gradient_clipping": "auto"}, 2),
+        ({"gradient_clipping": "auto"}, "auto"),
         (json.dumps({"zero_optimization": {"stage": 3}}), 3),
         ("zero1", 1),
         ("ZeRO3", 3),
-        ("none", 2),  # nothing is asked for: several GPUs
-        ("", 2),
-        ("{}", 2),
+        ("none", "auto"),  # nothing is asked for: several GPUs
+        ("", "auto"),
+        ("{}", "auto"),
     ],
 )
-def test_it_names_the_stage(written: Any, stage: int) -> None:
+def test_it_names_the_stage(written: Any, stage: ZeroStage) -> None:
     assert stage_of(full(written)) == stage
 
 

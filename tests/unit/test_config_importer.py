@@ -277,7 +277,7 @@ def test_full_rank_has_rules_of_its_own() -> None:
     plan = import_small({"model_type": "full", "world_size": 2}, without=("lora_type",)).plan
 
     assert plan.identity.adapter is None
-    assert plan.operation.zero_stage == 2
+    assert (plan.operation.zero_stage, plan.operation.zero_offload) == ("auto", "auto")
     assert plan.identity.clip == Clip(method="norm", limit=2.0)
     wrong = {"base_model_precision": "int8-quanto", "zero_stage": 4}
     assert problems_of({"model_type": "full", **wrong}) == [

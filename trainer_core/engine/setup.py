@@ -77,6 +77,7 @@ def load_run(job: Job, control: Control) -> LoadedRun:
         job.plan.identity.precision,
         trains_base=job.plan.identity.adapter is None and job.plan.operation.zero_stage is None,
     )
+    _use_own_card(compute)
     # Before the memory is planned, of which NCCL takes some.
     ranks = Ranks(compute.device) if _is_data_parallel(job.plan) else None
     matmul = matmul_for(job, capability_of(compute.device))
@@ -105,7 +106,7 @@ def load_run(job: Job, control: Control) -> LoadedRun:
     times.end("network_s")
     # Counted before DeepSpeed, which may shard the parameters.
     size = sum(each.numel() for each in network.trained.values())
-    backend = _backend(job.plan, network, ranks)
+    backend = _backend(job, network, ranks)
     entries = _entries(job, control)
     batches = BatchMaker(
         job.index,
@@ -153,12 +154,26 @@ def _card_plan(
         job.plan,
         read_base_model(Path(job.base_model_dir)).transformer_config,
         matmul=matmul,
-        image_px=max(each.width_px * each.height_px for each in job.index.samples),
+        image_px=_largest_px(job),
         free_bytes=free_bytes,
         picks_fp8=picks_fp8(capability),
     )
     card = _require_fit(run)
     return card, host_linears(run.model, card)
+
+
+def _use_own_card(compute: Compute) -> None:
+    """Load to the card that DeepSpeed will use, and not all ranks to the first.
+
+    A rank of an adapter sees one card only: see ``process.own_card``.
+    """
+    if compute.device.type == "cuda" and torch.cuda.device_count() > 1:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _largest_px(job: Job) -> int:
+    """Area of the largest image that is trained on."""
+    return max(each.width_px * each.height_px for each in job.index.samples)
 
 
 def _require_fit(run: CardRun) -> CardPlan:
@@ -193,14 +208,14 @@ def _is_data_parallel(plan: Plan) -> bool:
     return plan.identity.adapter is not None and ranks_started() > 1
 
 
-def _backend(plan: Plan, network: Network, ranks: Ranks | None) -> Backend:
+def _backend(job: Job, network: Network, ranks: Ranks | None) -> Backend:
     if ranks is not None:
-        return DataParallel(network, plan, ranks)
-    if plan.operation.zero_stage is not None and network.adapter is None:
-        from trainer_core.engine.zero import open_zero  # noqa: PLC0415 - an extra of its own
+        return DataParallel(network, job.plan, ranks)
+    if job.plan.operation.zero_stage is not None and network.adapter is None:
+        from trainer_core.engine.zero_open import open_zero  # noqa: PLC0415 - an extra of its own
 
-        return open_zero(network, plan)
-    return SingleProcess(network, plan)
+        return open_zero(network, job.plan, image_px=_largest_px(job))
+    return SingleProcess(network, job.plan)
 
 
 def _kept_weights(job: Job) -> KeptWeights | None:

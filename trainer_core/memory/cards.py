@@ -72,7 +72,7 @@ def _is_new_run_fused(plan: Plan, capability: Capability) -> bool:
 
 
 def _row(run: CardRun, size_gib: int) -> CardRow:
-    run = replace(run, free_bytes=_free(size_gib))
+    run = replace(run, free_bytes=usable_bytes(size_gib))
     planned = plan_card(run.needs, run.free_bytes)
     return CardRow(
         card_gib=size_gib,
@@ -82,6 +82,6 @@ def _row(run: CardRun, size_gib: int) -> CardRow:
     )
 
 
-def _free(size_gib: int) -> int:
+def usable_bytes(size_gib: int) -> int:
     """A card has up to 3 % less than its name says, and CUDA itself takes half a GiB."""
     return round((0.97 * size_gib - 0.5) * 2**30)

@@ -11,6 +11,7 @@ from trainer_core.memory.card_fit import CardRun, largest_batch, refusal_of
 from trainer_core.memory.card_plan import CardPlan, plan_card
 from trainer_core.memory.fused_model import is_fused_on
 from trainer_core.memory.report import plan_memory
+from trainer_core.memory.zero_choice import choose_zero, is_open
 
 CUDA_BYTES: Final = 1 << 29
 """What CUDA itself takes of a card."""
@@ -30,6 +31,8 @@ class ClassFit:
     """Without offloading more; None where that is not known."""
     refusal: str | None
     """Why it does not fit, and which settings would."""
+    sharding: str | None = None
+    """The ZeRO stage that it takes, and why; None where the plan does not leave that open."""
 
 
 def fit_on(
@@ -73,6 +76,9 @@ def fit_on(
     device = "cpu" if capability is None else "cuda"
     operation = plan.operation.model_copy(update={"device": device})
     placed = plan.model_copy(update={"operation": operation})
+    if is_open(placed):
+        own_bytes = 0 if capability is None else CUDA_BYTES
+        return _sharded(placed, parts, matmul, memory_bytes - own_bytes, image_px)
     peak = plan_memory(placed, parts, largest_image_px=image_px).total_bytes
     fits = peak <= memory_bytes
     refusal = f"it needs about {peak / 2**30:.1f} GiB of {memory_bytes / 2**30:.1f} GiB"
@@ -83,6 +89,23 @@ def fit_on(
         planned=None,
         largest_batch=None,
         refusal=None if fits else refusal,
+    )
+
+
+def _sharded(
+    plan: Plan, parts: PartConfigs, matmul: MatmulKind, card_bytes: int, image_px: int
+) -> ClassFit:
+    choice = choose_zero(
+        plan, parts.transformer, card_bytes=card_bytes, host_bytes=None, image_px=image_px
+    )
+    return ClassFit(
+        matmul=matmul,
+        peak_estimate_bytes=choice.peak_estimate_bytes,
+        fits=choice.fits,
+        planned=None,
+        largest_batch=None,
+        refusal=None if choice.fits else choice.reason,
+        sharding=choice.reason,
     )
 
 

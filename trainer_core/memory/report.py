@@ -19,6 +19,7 @@ from trainer_core.memory.trained import trained_tensors
 from trainer_core.memory.weights import (
     FP32_BYTES,
     DeviceKind,
+    base_number_bytes,
     base_weight_bytes,
     text_encoder_bytes,
     trained_number,
@@ -39,6 +40,9 @@ class Memory:
     adapter_bytes: int
     gradients_bytes: int
     optimizer_state_bytes: int
+    master_weights_bytes: int
+    """The fp32 weights that DeepSpeed updates, beside those of the model."""
+    deepspeed_buffers_bytes: int
     ema_bytes: int
     ema_device: Literal["cpu", "accelerator"]
     text_encoder_1_bytes: int | None
@@ -50,44 +54,61 @@ class Memory:
     """Loaded while images are cached."""
     caching_bytes: int | None
     """The largest of the parts that are loaded while captions and images are cached."""
+    host_bytes: int
+    """Of the host's memory: what DeepSpeed offloads, with its buffers, and a mean on the CPU."""
     held_bytes: int
     """Everything on the device during training except activations."""
+    update_bytes: int
+    """What DeepSpeed adds while it updates the weights, when there are no activations."""
     activations_estimate_bytes: int
     """For the largest bucket, with all blocks recomputed that the plan lets be recomputed."""
     activations_without_checkpointing_estimate_bytes: int
     total_bytes: int
-    """``held_bytes`` and the estimate of activations."""
+    """``held_bytes``, and the larger of activations (estimate) and ``update_bytes``; at least what
+    is held while the model is loaded."""
 
 
 def plan_memory(plan: Plan, parts: PartConfigs, *, largest_image_px: int) -> Memory:
     """The memory that a plan needs.
 
     Args:
-        plan: the run.
+        plan: the run. Where it leaves the ZeRO stage open, this is the memory of stage 2.
         parts: configurations of the base model's parts.
         largest_image_px: area in pixels of an image of the largest bucket.
     """
     identity, operation = plan.identity, plan.operation
     device: DeviceKind = "cpu" if operation.device == "cpu" else "cuda"
-    shares = ZeroShares(identity.world_size, operation.zero_stage)
+    stage = 2 if operation.zero_stage == "auto" else operation.zero_stage
+    shares = ZeroShares(identity.world_size, stage)
     tensors = trained_tensors(identity, parts.transformer)
-    elements = sum(tensor.elements for tensor in tensors)
-    trained_bytes = elements * trained_number(identity)
+    trained = sum(tensor.elements for tensor in tensors)
+    trained_bytes = trained * trained_number(identity)
 
-    fused = _fused_model(plan, parts, device)
+    fused, number_bytes = _fused_model(plan, parts, device), base_number_bytes(plan, device)
     weights, scales = (
-        base_weight_bytes(identity, parts.transformer, device)
+        base_weight_bytes(identity, parts.transformer, number_bytes)
         if fused is None
         else base_bytes(fused)
     )
+    loaded = 0 if stage is None else weights  # each rank loads all before they are shared
     weights = shares.of_weights(weights)
     adapter = 0 if identity.adapter is None else trained_bytes
-    gradients = shares.of_gradients(trained_bytes)
+    gradients = shares.of_gradients(trained_bytes if stage is None else trained * number_bytes)
     state = shares.of_optimizer_state(optimizer_state_bytes(identity, tensors))
-    ema = 0 if identity.ema is None else elements * FP32_BYTES
+    offloads = operation.zero_offload == "cpu"
+    masters = shares.of_masters(trained, number_bytes, offloads=offloads)
+    buffers = shares.of_buffers(trained, number_bytes)
+    ema = 0 if identity.ema is None else shares.of_optimizer_state(trained * FP32_BYTES)
     ema_device = operation.ema_device if identity.adapter is None else "accelerator"
-    is_ema_on_device = ema_device == "accelerator" or device == "cpu"
-    held = weights + scales + adapter + gradients + state + (ema if is_ema_on_device else 0)
+    is_ema_on_host = offloads or (ema_device == "cpu" and device != "cpu")
+    on_host = ema if is_ema_on_host else 0
+    held = weights + scales + adapter + gradients + buffers + (0 if is_ema_on_host else ema)
+    if offloads:
+        on_host += masters + state + shares.of_host(trained, number_bytes)
+        update = 0
+    else:
+        held += masters + state
+        update = shares.of_update(trained, number_bytes)
 
     encoders, vae = text_encoder_bytes(identity, parts, device), vae_bytes(parts)
     activations, without_checkpointing = _activations(plan, parts, device, largest_image_px, fused)
@@ -98,6 +119,8 @@ def plan_memory(plan: Plan, parts: PartConfigs, *, largest_image_px: int) -> Mem
         adapter_bytes=adapter,
         gradients_bytes=gradients,
         optimizer_state_bytes=state,
+        master_weights_bytes=masters,
+        deepspeed_buffers_bytes=buffers,
         ema_bytes=ema,
         ema_device=ema_device,
         text_encoder_1_bytes=encoders[0],
@@ -106,10 +129,12 @@ def plan_memory(plan: Plan, parts: PartConfigs, *, largest_image_px: int) -> Mem
         text_encoder_4_bytes=encoders[3],
         vae_bytes=vae,
         caching_bytes=max((size for size in (*encoders, vae) if size is not None), default=None),
+        host_bytes=on_host,
         held_bytes=held,
+        update_bytes=update,
         activations_estimate_bytes=activations,
         activations_without_checkpointing_estimate_bytes=without_checkpointing,
-        total_bytes=held + activations,
+        total_bytes=max(held + max(activations, update), loaded),
     )
 
 

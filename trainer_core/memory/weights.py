@@ -10,7 +10,7 @@ from trainer_core.base_models.part_sizes import (
     transformer_size,
     vae_parameters,
 )
-from trainer_core.config.plan import Identity, Quantization
+from trainer_core.config.plan import Identity, Plan, Quantization
 
 DeviceKind = Literal["cpu", "cuda"]
 
@@ -22,16 +22,23 @@ output, in the dtype of the weight scales."""
 
 
 def base_weight_bytes(
-    identity: Identity, transformer: Mapping[str, Any], device: DeviceKind
+    identity: Identity, transformer: Mapping[str, Any], number_bytes: int
 ) -> tuple[int, int]:
     """Bytes of the transformer: (weights, scales of int8 weights).
 
-    In full-rank training the weights are held alike on every device.
+    ``number_bytes``: of one number that is not quantised, as ``base_number_bytes`` says.
     """
-    number_bytes = (
-        trained_number(identity) if identity.adapter is None else _frozen_number(identity, device)
-    )
     return _stored_bytes(transformer_size(transformer), identity.precision.base, number_bytes)
+
+
+def base_number_bytes(plan: Plan, device: DeviceKind) -> int:
+    """Bytes of one weight of the transformer that is not quantised.
+
+    DeepSpeed keeps fp32 copies of weights that it trains, and so these may be bf16.
+    """
+    if plan.identity.adapter is None and plan.operation.zero_stage is None:
+        return trained_number(plan.identity)
+    return _frozen_number(plan.identity, device)
 
 
 def trained_number(identity: Identity) -> int:

@@ -68,6 +68,7 @@ def _on_class(plan: Plan, parts: PartConfigs, each: KnownClass, image_px: int) -
             plan=None,
             largest_batch=None,
             refusal=None,
+            sharding=None,
         )
     fit = fit_on(
         plan,
@@ -85,6 +86,7 @@ def _on_class(plan: Plan, parts: PartConfigs, each: KnownClass, image_px: int) -
         plan=_shown(fit.planned),
         largest_batch=fit.largest_batch,
         refusal=fit.refusal,
+        sharding=fit.sharding,
     )
 
 

@@ -39,6 +39,8 @@ class ClassMemory(Shape):
     largest_batch: int | None
     refusal: str | None
     """Why it does not fit, and which settings would."""
+    sharding: str | None
+    """The ZeRO stage that the run takes there, and why; null where its plan says the stage."""
 
 
 class CardMemory(Shape):

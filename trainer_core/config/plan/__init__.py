@@ -51,6 +51,7 @@ from trainer_core.config.plan.operation import (
     Publication,
     Tracker,
     ZeroOffload,
+    ZeroStage,
 )
 from trainer_core.config.plan.pictures import (
     EmaPictures,
@@ -119,5 +120,6 @@ __all__ = [
     "TimestepSampling",
     "Tracker",
     "ZeroOffload",
+    "ZeroStage",
     "plain_backend",
 ]

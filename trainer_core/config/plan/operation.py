@@ -1,6 +1,6 @@
 """How a run is carried out. It changes the trained weights by their rounding at most."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,7 +10,8 @@ from trainer_core.config.plan.pictures import Pictures
 
 Device = Literal["auto", "cpu", "cuda"]
 Place = Literal["cpu", "accelerator"]
-ZeroOffload = Literal["none", "cpu"]
+ZeroOffload = Literal["none", "cpu", "auto"]
+ZeroStage = Annotated[int, Field(ge=0, le=3)] | Literal["auto"]
 Tracker = Literal["tensorboard", "wandb"]
 
 
@@ -52,11 +53,12 @@ class Operation(Sparse):
     quantize_via: Place
     """Where the base model's weights are quantised; ``cpu`` needs less memory on the accelerator.
     Text encoders are always quantised on the CPU."""
-    zero_stage: int | None = Field(ge=0, le=3)
-    """DeepSpeed ZeRO stage of full-rank training; None: one process without DeepSpeed."""
+    zero_stage: ZeroStage | None
+    """DeepSpeed ZeRO stage of full-rank training. ``auto``: the lowest that fits the cards, from 2.
+    None: one process without DeepSpeed."""
     zero_offload: ZeroOffload = "none"
     """Where DeepSpeed keeps fp32 weights and optimizer state, and updates them: ``none`` is on the
-    accelerator, ``cpu`` in the host's memory."""
+    accelerator, ``cpu`` in the host's memory, and ``auto`` there where no stage fits without."""
     ema_device: Place
     """Where the mean of all weights is kept. An adapter's mean is always on the accelerator."""
     resume_from: str = "latest"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from trainer_core.config.plan import ZeroOffload
+from trainer_core.config.plan import ZeroOffload, ZeroStage
 from trainer_core.config.simpletuner.deepspeed_entries import (
     LARGEST_STAGE,
     Finding,
@@ -26,23 +26,23 @@ from trainer_core.config.simpletuner.steps import WORLD_SIZE
 from trainer_core.config.simpletuner.verdicts import Option, Table, Verdict
 
 DEEPSPEED: Final = Table()
-_DEFAULT_STAGE: Final = 2
 _MAX_ENTRIES: Final = 300
 """DeepSpeed has about 150. A message and a hint for each unknown one take milliseconds."""
 _ZERO_STAGE: Final[Option[int | None]] = DEEPSPEED.integer(
     "zero_stage",
     None,
-    "Reverie's own: DeepSpeed ZeRO stage with model_type full; 2 by default on several GPUs, "
-    "no DeepSpeed on one.",
+    "Reverie's own: DeepSpeed ZeRO stage with model_type full. By default the lowest from 2 that "
+    "fits the GPUs where there are several, and no DeepSpeed on one.",
     at_least=0,
     at_most=LARGEST_STAGE,
 )
-_ZERO_OFFLOAD: Final[Option[ZeroOffload]] = DEEPSPEED.choice(
+_ZERO_OFFLOAD: Final[Option[ZeroOffload | None]] = DEEPSPEED.choice(
     "zero_offload",
     ZeroOffload,
-    "none",
+    None,
     "Reverie's own: with cpu, DeepSpeed keeps fp32 weights and optimizer state in the host's "
-    "memory, and updates them there.",
+    "memory, and updates them there; with auto where it does not fit otherwise. auto by default "
+    "without zero_stage, else none.",
 )
 _CONFIG: Final = DEEPSPEED.value(
     "deepspeed_config",
@@ -91,14 +91,14 @@ def uses_deepspeed(config: Options) -> bool:
     return is_full_rank(config) and (written or config[WORLD_SIZE] > 1)
 
 
-def zero_stage_of(config: Options) -> int | None:
+def zero_stage_of(config: Options) -> ZeroStage | None:
     """DeepSpeed's ZeRO stage; None: one process without DeepSpeed."""
     if not is_full_rank(config):
         config.idle("on an adapter: each GPU holds the base whole", _ZERO_STAGE)
         return None
     if (stage := config[_ZERO_STAGE]) is not None:
         return stage
-    return _DEFAULT_STAGE if uses_deepspeed(config) else None
+    return "auto" if uses_deepspeed(config) else None
 
 
 def zero_offload_of(config: Options) -> ZeroOffload:
@@ -106,7 +106,9 @@ def zero_offload_of(config: Options) -> ZeroOffload:
     if not is_full_rank(config):
         config.idle("on an adapter", _ZERO_OFFLOAD)
         return "none"
-    return config[_ZERO_OFFLOAD]
+    if (offload := config[_ZERO_OFFLOAD]) is not None:
+        return offload
+    return "auto" if zero_stage_of(config) == "auto" else "none"
 
 
 def check_deepspeed(config: Options, run: Resolved, table: Mapping[str, Verdict]) -> None:
@@ -151,7 +153,7 @@ def _report_taken(
     given = options_in(content).keys() - {*config.names, *own}
     idle = [each.name for each in found if isinstance(each, Idle)]
     message = f"zero_stage is {run.stage}."
-    if run.offload != "none":
+    if run.offload == "cpu":
         message += f" zero_offload is {run.offload}."
     if given:
         message += f" It gives {', '.join(sorted(given))}."

@@ -10,7 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trainer_core.config.plan import Clip, Compute, OptimizerPlan, SchedulePlan, ZeroOffload
+from trainer_core.config.plan import (
+    Clip,
+    Compute,
+    OptimizerPlan,
+    SchedulePlan,
+    ZeroOffload,
+    ZeroStage,
+)
 from trainer_core.config.plan.problems import ProblemCode
 from trainer_core.config.simpletuner.deepspeed_names import (
     BF16_IDLE,
@@ -49,7 +56,7 @@ _NO_DECAY: Final = ("constant_with_warmup", "constant")
 class Resolved:
     """What the options say."""
 
-    stage: int | None
+    stage: ZeroStage | None
     offload: ZeroOffload
     micro_batch_size: int
     accumulation_steps: int
@@ -191,7 +198,7 @@ def _zero(at: str, entries: Mapping[str, Any], run: Resolved) -> Iterator[Findin
             yield from _unlike_any_option(key, value, ZERO_IDLE, ZERO_NOT_BUILT, known, at=at)
 
 
-def _stage(name: str, value: object, ours: int | None) -> Iterator[Finding]:
+def _stage(name: str, value: object, ours: ZeroStage | None) -> Iterator[Finding]:
     number = number_in(value) if isinstance(value, str) else value
     if isinstance(number, bool) or number not in range(LARGEST_STAGE + 1):
         yield Wrong("bad_value", f"{name} has to be 0, 1, 2 or 3, not {shown(value)}.")
@@ -219,7 +226,7 @@ def _offloading(name: str, value: Any, run: Resolved) -> Iterator[Finding]:
         yield Wrong("not_implemented", f"{message}Set it to cpu.")
     elif device not in ("none", "cpu"):
         yield Wrong("bad_value", f"{name} has to be none or cpu, not {shown(device)}.")
-    elif device != run.offload:
+    elif (device == "cpu") != (run.offload == "cpu"):
         yield Wrong("conflict", _differs(name, device, "zero_offload", run.offload))
     for setting, usual in (("ratio", 1), ("super_offload", False)):
         if settings.get(setting, usual) != usual:
