@@ -39,7 +39,10 @@ def _moments(name: str) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def alone(tensors: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint as one process without DeepSpeed writes it."""
+    return write_alone(tensors, tmp_path_factory.mktemp("alone"))
 
+
+def write_alone(tensors: dict[str, torch.Tensor], folder: Path) -> Path:
     def below(prefix: str) -> dict[str, torch.Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
@@ -49,7 +52,7 @@ def alone(tensors: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFac
         optimizer_state={k: v for k, v in tensors.items() if k.startswith("optim/")},
     )
     facts = CheckpointFacts(step=STEP, cursor=2 * STEP, run=RUN, scalars={})
-    return write_checkpoint(tmp_path_factory.mktemp("alone"), facts, trained).path
+    return write_checkpoint(folder, facts, trained).path
 
 
 def check(checkpoint: Path, ranks: int, expected: dict[str, torch.Tensor]) -> None:
@@ -88,12 +91,16 @@ def test_nine_pairs_of_stage_and_ranks_load_each_others_checkpoints(
     for source_ranks, ranks in ((4, 2), (2, 1), (1, 4)):
         resume(ranks, source_ranks)
 
-    # And back, to one process without DeepSpeed.
-    plan = plan_of(tiny_folder, None, "none")
-    backend = SingleProcess(tiny_network(tiny_folder, plan), plan)
-    backend.load(read_checkpoint(place(3, 4) / LAST, RUN))
-    write_again(backend, tmp_path / "back")
+    load_alone(tiny_folder, place(3, 4) / LAST, tmp_path / "back", "adamw")
     check(tmp_path / "back" / LAST, 1, tensors)
+
+
+def load_alone(tiny: Path, source: Path, target: Path, optimizer: str) -> None:
+    """Load a checkpoint in one process without DeepSpeed, and write it again."""
+    plan = plan_of(tiny, None, "none", optimizer)
+    backend = SingleProcess(tiny_network(tiny, plan), plan)
+    backend.load(read_checkpoint(source, RUN))
+    write_again(backend, target)
 
 
 @pytest.mark.deep
@@ -121,3 +128,21 @@ def test_every_pair_of_stage_and_ranks_loads_the_others_checkpoint(
 
     for each in resumes:
         check(each.target / LAST, ranks, tensors)
+
+
+@pytest.mark.deep
+def test_lion_has_the_same_state_with_and_without_deepspeed(
+    tiny_folder: Path, tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    others = ("/exp_avg_sq", "/step")
+    lions = {name: value for name, value in tensors.items() if not name.endswith(others)}
+    source = write_alone(lions, tmp_path / "alone")
+    resumes = [Resume(stage, source, tmp_path / f"stage-{stage}") for stage in STAGES]
+
+    plan = plan_of(tiny_folder, 1, "none", "optimi-lion")
+    resume_on_ranks(tiny_folder, plan, 2, resumes, tmp_path / "on-2")
+
+    for each in resumes:
+        check(each.target / LAST, 2, lions)
+    load_alone(tiny_folder, tmp_path / "stage-2" / LAST, tmp_path / "back", "optimi-lion")
+    check(tmp_path / "back" / LAST, 1, lions)

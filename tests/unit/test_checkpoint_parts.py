@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.support import damage
 from tests.support.parted_checkpoints import on_ranks, write_parted
-from trainer_core.checkpoint.folders import committed_checkpoints, facts_of
+from trainer_core.checkpoint.folders import committed_checkpoints, facts_of, stored_checkpoints
 from trainer_core.checkpoint.identity import CheckpointIdentity
 from trainer_core.checkpoint.layout import opened, sealed
 from trainer_core.checkpoint.read import Checkpoint, read_checkpoint
@@ -114,6 +114,9 @@ def test_a_damaged_part_is_named_on_every_rank(tmp_path: Path, kind: str, name: 
 
     assert first == second
     assert f"step-00000004/{name} " in first
+    # Without reading the files: what is missing or short is known by the sizes.
+    known = [why for _, why in stored_checkpoints(tmp_path).damaged]
+    assert known == ([] if kind == "flipped" else [first])
 
 
 def test_a_part_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
