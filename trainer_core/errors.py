@@ -129,7 +129,7 @@ class NoWholeCheckpointError(CheckpointCorruptError):
 
 
 class NonFiniteLossError(TrainerError):
-    """A loss or gradient is not finite; no update was applied."""
+    """A loss or gradient is not finite; no update was applied, or the message says so."""
 
     code = "non_finite_loss"
     category: Category = Category.USER

@@ -213,6 +213,37 @@ def test_a_kill_changes_no_bit(trainings: Trainings, case: Case) -> None:
     check_case(trainings, case, SHORT, seed=42, fault="train.after_backward")
 
 
+def test_a_kill_within_a_backward_pass_that_updates_changes_no_bit(trainings: Trainings) -> None:
+    """Weights in bf16, each updated as its gradient is there, clipped by the last step's norm."""
+    jobs = {}
+    for name in ("whole", "broken"):
+        job = trainings.job(name, ("full", "optimi-lion", "no_change"), 42)
+        job["plan"]["identity"] |= {
+            "ema": None,
+            "accumulation_steps": 1,
+            "clip": {"method": "previous_norm", "limit": 1e-2},
+        }
+        job["plan"]["identity"]["precision"] |= {"compute": "bf16", "trained": "bf16"}
+        job["plan"]["operation"] |= {"release_gradients": True}
+        jobs[name] = job
+    whole, broken = (trainings.folder / name for name in jobs)
+    status, _ = trainings.zygote.train(jobs["whole"], whole)
+    assert status == 0, (whole / "output.log").read_text()
+
+    fault = {"FAULT_AT": "train.after_backward@8=kill"}
+    killed, _ = trainings.zygote.train(jobs["broken"], broken, fault)
+    assert killed == -9, (broken / "output.log").read_text()
+    (checkpoint,) = committed_checkpoints(broken / "output/checkpoints")
+    jobs["broken"]["resume_from"] = str(checkpoint)
+    status, _ = trainings.zygote.train(jobs["broken"], broken)
+    assert status == 0, (broken / "output.log").read_text()
+
+    expected = state_of(whole, SHORT.steps)
+    assert expected["optim_group_tensor/previous_norm"] > 1e-2
+    assert same_bits(expected, state_of(broken, SHORT.steps))
+    assert result_files(whole) == result_files(broken)
+
+
 @pytest.mark.deep
 @pytest.mark.parametrize(
     ("seed", "fault"), [(7, "train.after_backward"), (1234567, "train.after_step")]

@@ -57,3 +57,67 @@ def test_an_adapter_is_fp32() -> None:
     assert trained({"optimizer": "adamw_bf16"}) == "fp32"
     assert any("full_rank_weights" in told for told in notices_of(IN_BF16))
     assert any("fp32 weights" in told for told in notices_of({"optimizer": "adamw_bf16"}))
+
+
+def released(config: dict[str, Any]) -> tuple[bool, str | None]:
+    plan = import_small({**FULL, **config}).plan
+    clip = plan.identity.clip
+    return plan.operation.release_gradients, clip.method if clip else None
+
+
+RELEASED = {"optimizer_release_gradients": True}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"optimizer": "adamw_bf16"}, (True, "value")),
+        ({"optimizer": "adamw_bf16", "grad_clip_method": "norm"}, (False, "norm")),
+        ({"optimizer": "adamw_bf16", "gradient_accumulation_steps": 2}, (False, "value")),
+        ({"optimizer": "adamw_bf16", "optimizer_release_gradients": False}, (False, "value")),
+        ({"optimizer": "adamw_bf16", "grad_clip_method": "previous_norm"}, (True, "previous_norm")),
+        ({"optimizer": "torch-adamw"}, (False, "value")),
+        ({"optimizer": "torch-adamw", **RELEASED}, (True, "value")),
+        ({"optimizer": "torch-adamw", "max_grad_norm": 0, **RELEASED}, (True, None)),
+        (
+            {"optimizer": "optimi-lion", "grad_clip_method": "norm", **RELEASED},
+            (True, "previous_norm"),
+        ),
+    ],
+)
+def test_gradients_are_released_for_bf16_or_as_told(
+    config: dict[str, Any], expected: tuple[bool, str | None]
+) -> None:
+    assert released(config) == expected
+
+
+def test_clipping_by_the_norm_of_the_step_before_is_told() -> None:
+    told = notices_of({**FULL, **RELEASED, "optimizer": "optimi-lion", "grad_clip_method": "norm"})
+
+    assert any("previous_norm" in each for each in told)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"gradient_accumulation_steps": 2, "optimizer": "adamw_bf16"}, "several batches"),
+        ({"optimizer": "bnb-lion8bit-paged"}, "updates all weights at once"),
+    ],
+)
+def test_gradients_that_have_to_be_kept_are_not_released(config: dict[str, Any], says: str) -> None:
+    ((pointer, message),) = problems_of({**FULL, **RELEASED, **config}, messages=True)
+
+    assert pointer == "/config/optimizer_release_gradients"
+    assert says in message
+
+
+def test_released_gradients_have_no_effect_on_adapters_and_with_deepspeed() -> None:
+    for config in (RELEASED, {**FULL, **RELEASED, "zero_stage": 2}):
+        assert any("optimizer_release_gradients" in told for told in notices_of(config))
+        assert not import_small(config).plan.operation.release_gradients
+
+
+def test_deepspeed_has_no_norm_of_the_step_before() -> None:
+    config = {**FULL, "zero_stage": 2, "grad_clip_method": "previous_norm"}
+
+    assert problems_of(config) == [("/config/grad_clip_method", "conflict")]

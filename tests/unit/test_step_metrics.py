@@ -28,7 +28,7 @@ def test_the_norm_is_that_of_the_gradient_before_it_is_clipped(clip: Clip | None
         leaf.grad = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(number))
     flat = torch.cat([leaf.grad.double().flatten() for leaf in leaves if leaf.grad is not None])
 
-    norm = clip_gradients([*leaves, torch.nn.Parameter(torch.zeros(1))], clip)
+    norm = clip_gradients([*leaves, torch.nn.Parameter(torch.zeros(1))], clip, torch.zeros(()))
 
     assert norm.item() == pytest.approx(flat.norm().item(), rel=1e-6)
     assert leaves[0].grad is not None

@@ -53,6 +53,11 @@ class Health:
         self.is_healthy &= numbers.isfinite().all()
         return torch.cat([self.is_healthy.double().view(1), numbers, more])
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the host knows of a failure, and no later step counts yet."""
+        return self._failure_was_read
+
     def failure_was_read(self) -> None:
         """The host knows, and has reported it: the next step that it launches counts again."""
         self._failure_was_read = True
@@ -67,7 +72,13 @@ class Launched:
     """A step on its way through the device."""
 
     def __init__(
-        self, step: int, report: torch.Tensor, health: Health, *, has_balance: bool
+        self,
+        step: int,
+        report: torch.Tensor,
+        health: Health,
+        *,
+        has_balance: bool,
+        is_partial: bool = False,
     ) -> None:
         """
         Args:
@@ -75,7 +86,9 @@ class Launched:
             report: what ``Health.note`` returned for it; later steps may overwrite it.
             health: told where the step was not finite.
             has_balance: whether the step has a balancing loss.
+            is_partial: whether some weights may be updated where the step was not finite.
         """
+        self._is_partial = is_partial
         self._step = step
         self._health = health
         self._has_balance = has_balance
@@ -99,6 +112,7 @@ class Launched:
                 numbers[:NUM_CHECKED],
                 numbers[NUM_CHECKED:],
                 has_balance=self._has_balance,
+                is_partial=self._is_partial,
             )
             if not is_healthy:
                 raise NonFiniteLossError(f"step {self._step}: no update, as of an earlier step")

@@ -19,13 +19,16 @@ from trainer_core.engine.pending import Launched, Pending
 from trainer_core.engine.static_batches import StaticBatches, shapes_of
 from trainer_core.engine.step_metrics import StepMeans, total_loss
 from trainer_core.engine.update import Update
-from trainer_core.errors import CheckpointError
+from trainer_core.engine.update_in_backward import UpdateInBackward
+from trainer_core.errors import CheckpointError, DeviceError
 from trainer_core.export.parameters_in_memory import ParametersInMemory
 from trainer_core.export.safetensors_file import Parameters
 from trainer_core.faultpoints import fault_point
 from trainer_core.hidream.blocks import NoteExperts
 from trainer_core.hidream.network import Network
+from trainer_core.optim.adamw import AdamW
 from trainer_core.optim.ema import Ema
+from trainer_core.optim.lion import Lion
 from trainer_core.optim.open import open_optimizer
 from trainer_core.optim.separate import SeparateParameters
 
@@ -126,7 +129,9 @@ class SingleProcess:
         identity, device = plan.identity, network.compute.device
         self._network = network
         self._objective = identity.objective
-        self._parameters = network.flat or SeparateParameters(network.trained, keeps_gradients=True)
+        self._parameters = network.flat or SeparateParameters(
+            network.trained, keeps_gradients=not plan.operation.release_gradients
+        )
         self._optimizer = open_optimizer(self._parameters, identity.optimizer, identity.seed)
         self._ema: Ema | None = None
         if identity.ema is not None:
@@ -135,19 +140,35 @@ class SingleProcess:
             home = torch.device("cpu") if is_away else device
             self._ema = Ema(self._parameters, identity.ema, home)
         self._means = StepMeans(device)
-        self._update = Update(
-            self._parameters, self._optimizer, self._ema, identity.clip, self._means
-        )
+        self._update = self._opened_update(plan)
         self._warnings: list[str] = []
         self._static = StaticBatches()
         self._graphs: Graphs | None = None
         self.preparation = self._asks_host(identity)
+        if self._update.is_partial:
+            self.preparation += ("weights are updated in the backward pass, their gradients freed",)
         if device.type == "cuda":
             reason = network.capture_refusal
             if reason is None:
                 self._graphs = Graphs(CudaRecorder(device), self._warnings.append)
             told = f"no CUDA graph: {reason}" if reason else "a CUDA graph for each shape of batch"
             self.preparation += (told,)
+
+    def _opened_update(self, plan: Plan) -> Update:
+        clip, parameters, optimizer = plan.identity.clip, self._parameters, self._optimizer
+        if not isinstance(parameters, SeparateParameters) or parameters.keeps_gradients:
+            return Update(parameters, optimizer, self._ema, clip, self._means)
+        if plan.identity.micro_batches_per_step > 1 or (clip and clip.method == "norm"):
+            raise DeviceError(
+                "weights can be updated in the backward pass only in steps of one micro-batch that "
+                "are not clipped by norm: set optimizer_release_gradients to false"
+            )
+        if not isinstance(optimizer, AdamW | Lion):
+            raise DeviceError(
+                f"{plan.identity.optimizer.name} updates all weights at once: set "
+                "optimizer_release_gradients to false"
+            )
+        return UpdateInBackward(parameters, optimizer, self._ema, clip, self._means)
 
     def _asks_host(self, identity: Identity) -> tuple[str, ...]:
         found = []
@@ -190,8 +211,13 @@ class SingleProcess:
             self._update.apply()
         else:
             self._graphs.run(self._update.work())
-        has_balance = self._means.has_balance
-        return Launched(step, self._update.report, self._update.health, has_balance=has_balance)
+        return Launched(
+            step,
+            self._update.report,
+            self._update.health,
+            has_balance=self._means.has_balance,
+            is_partial=self._update.is_partial,
+        )
 
     def _take(self, batch: Batch, count: int) -> None:
         """Add the gradients of one micro-batch, from a graph if it can be captured."""
@@ -202,7 +228,8 @@ class SingleProcess:
         add = partial(self._add_gradients, static, count)
         key = count, shapes_of(static)
         changed = self._update.accumulated()
-        self._graphs.run(Work(key=key, run=add, rehearse=add, changed=changed))
+        rehearse = self._update.rehearsed(add)
+        self._graphs.run(Work(key=key, run=add, rehearse=rehearse, changed=changed))
 
     def _exchange(self) -> None:
         """Sum gradients and means over the ranks, of which there is one here."""
@@ -210,7 +237,7 @@ class SingleProcess:
     def _add_gradients(self, batch: Batch, count: int) -> None:
         """Forward and backward of one of ``count`` micro-batches."""
         losses = self._losses(batch)
-        (total_loss(losses, self._objective) / count).backward()  # type: ignore[no-untyped-call]
+        self._update.backward(total_loss(losses, self._objective) / count)
         self._means.add(losses, count, batch.sigmas_B)
 
     def take_warnings(self) -> list[str]:
@@ -222,7 +249,7 @@ class SingleProcess:
         values = [leaf.detach() for leaf in self._parameters.leaves]
         return TrainedTensors(
             parameters=self._parameters.for_checkpoint(values),
-            optimizer_state=self._optimizer.state(),
+            optimizer_state=self._optimizer.state() | self._update.state(),
             ema=self._ema.tensors() if self._ema else {},
         )
 
@@ -231,7 +258,7 @@ class SingleProcess:
 
     def load(self, checkpoint: Checkpoint) -> None:
         load_parameters(self._parameters.named, checkpoint.parameters)
-        self._optimizer.load(checkpoint.optimizer_state)
+        self._optimizer.load(self._update.load(checkpoint.optimizer_state))
         if self._ema is not None:
             self._ema.load(checkpoint.ema)
 

@@ -80,12 +80,18 @@ class StepMeans:
 
 
 def metrics_of(
-    step: int, numbers: Sequence[float], more: Sequence[float] = (), *, has_balance: bool
+    step: int,
+    numbers: Sequence[float],
+    more: Sequence[float] = (),
+    *,
+    has_balance: bool,
+    is_partial: bool = False,
 ) -> StepMetrics:
     """The metrics of a step from what ``StepMeans.numbers`` and ``more_numbers`` returned.
 
     Raises NonFiniteLossError, with the step and the values, where one of them is not finite. A
-    single bad micro-batch makes it so, because a sum keeps NaN and infinity.
+    single bad micro-batch makes it so, because a sum keeps NaN and infinity. ``is_partial``:
+    whether weights were updated before the gradient that is not finite.
     """
     flow_loss, balance_loss, largest = numbers
     if not all(map(math.isfinite, numbers)):
@@ -94,7 +100,10 @@ def metrics_of(
             values.append(f"balancing loss {balance_loss}")
         values.append(f"largest gradient {largest}")
         advice = "Lower learning_rate or max_grad_norm." if step > 1 else _AT_THE_FIRST_STEP
-        raise NonFiniteLossError(f"step {step}: {', '.join(values)}; no update was made. {advice}")
+        done = "no update was made"
+        if is_partial and math.isfinite(flow_loss) and math.isfinite(balance_loss):
+            done = "some weights were updated before, so go on from the last checkpoint"
+        raise NonFiniteLossError(f"step {step}: {', '.join(values)}; {done}. {advice}")
     norm, by_sigma = (more[0], more[1:]) if more else (math.nan, ())
     return StepMetrics(
         loss=flow_loss,

@@ -1,15 +1,22 @@
 """The end of a step on the device: check, clip, optimizer, running mean."""
 
+from collections.abc import Mapping
+from typing import Final
+
 import torch
 
 from trainer_core.config.plan import Clip
-from trainer_core.engine.graphs import Work
+from trainer_core.engine.graphs import Run, Work
 from trainer_core.engine.pending import Health
 from trainer_core.engine.step_metrics import NUM_REPORTED, StepMeans
+from trainer_core.errors import CheckpointError
 from trainer_core.optim.clip import clip_gradients, largest_gradient
 from trainer_core.optim.ema import Ema
 from trainer_core.optim.guarded import GuardedOptimizer
 from trainer_core.optim.parameters import ParameterTensors
+from trainer_core.optim.state import GROUP_TENSOR
+
+_PREVIOUS_NORM: Final = f"{GROUP_TENSOR}previous_norm"
 
 
 class Update:
@@ -18,6 +25,9 @@ class Update:
     ``apply`` reads and writes tensors that stay where they are, so a graph may capture it, unless
     it ``asks_host``.
     """
+
+    is_partial = False
+    """Whether a step that is not finite may have changed some of the weights."""
 
     def __init__(
         self,
@@ -38,6 +48,8 @@ class Update:
         self._numbers = torch.zeros(len(self._numbers_of(1, 0.0)), device=device)
         self.report = torch.zeros(1 + NUM_REPORTED, dtype=torch.float64, device=device)
         """What ``Health.note`` returned for the last step."""
+        self.previous_norm = torch.zeros((), device=device)
+        """The norm of the last healthy step's gradient; 0 before the first, which clips nothing."""
 
     @property
     def asks_host(self) -> bool:
@@ -52,27 +64,61 @@ class Update:
         )
         self._numbers.copy_(numbers, non_blocking=True)
 
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a micro-batch's share of the loss."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
     def apply(self) -> None:
         """Update the parameters, and clear gradients and means."""
-        leaves = self._parameters.leaves
-        numbers = self._means.numbers(largest_gradient(leaves))
-        norm = clip_gradients(leaves, self._clip)
+        largest, norm = self._gradient_size()
+        numbers = self._means.numbers(largest)
         self.report.copy_(self.health.note(numbers, self._means.more_numbers(norm)))
-        share, settings = self._numbers[0], self._numbers[1:]
-        self._optimizer.update(settings, self.health.is_healthy)
+        self._update()
+        torch.where(self.health.is_healthy, norm, self.previous_norm, out=self.previous_norm)
         if self._ema is not None:
-            self._ema.update(share, self.health.is_healthy)
+            self._ema.update(self._numbers[0], self.health.is_healthy)
         self.clear()
+
+    def _gradient_size(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Largest element and norm of all gradients, which are clipped afterwards."""
+        leaves = self._parameters.leaves
+        largest = largest_gradient(leaves)
+        return largest, clip_gradients(leaves, self._clip, self.previous_norm)
+
+    def _update(self) -> None:
+        self._optimizer.update(self._numbers[1:], self.health.is_healthy)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a step reads of the one before, by keys of ``optim.state``."""
+        is_read = self._clip is not None and self._clip.method == "previous_norm"
+        return {_PREVIOUS_NORM: self.previous_norm.clone()} if is_read else {}
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Restore what ``state`` returned; returns the other tensors.
+
+        Raises CheckpointError where it is missing.
+        """
+        others = dict(tensors)
+        for name, value in self.state().items():
+            saved = others.pop(name, None)
+            if saved is None or saved.shape != value.shape:
+                raise CheckpointError("the checkpoint has no norm of the last step's gradient")
+            self.previous_norm.copy_(saved)
+        return others
 
     def work(self) -> Work:
         """``apply``, for a graph."""
-        changed = [*self.accumulated(), self.health.is_healthy]
+        changed = [*self.accumulated(), self.health.is_healthy, self.previous_norm]
         return Work(key="update", run=self.apply, rehearse=self._rehearse, changed=changed)
 
     def _rehearse(self) -> None:
         """After a step that is not healthy, ``apply`` changes nothing but the sums."""
         self.health.is_healthy.fill_(False)
         self.apply()
+
+    def rehearsed(self, run: Run) -> Run:
+        """``run``, the backward pass of a micro-batch, for the rehearsal of a graph."""
+        return run
 
     def accumulated(self) -> list[torch.Tensor]:
         """The sums over micro-batches: gradients and means."""

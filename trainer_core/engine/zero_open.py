@@ -126,6 +126,8 @@ def _refuse_unsupported(identity: Identity) -> None:
             f"{identity.optimizer.name} cannot be sharded: leave out zero_stage, or take one of "
             f"{', '.join(SHARDED_OPTIMIZERS)}"
         )
+    if identity.clip is not None and identity.clip.method == "previous_norm":
+        raise DeviceError("DeepSpeed has no previous_norm: set grad_clip_method to norm or value")
 
 
 def _engine_config(network: Network, plan: Plan, ranks: int) -> dict[str, Any]:

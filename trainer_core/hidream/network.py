@@ -139,7 +139,7 @@ def prepare(
     2. Replace the experts' gates.
     3. Attach the adapter and freeze everything else. For full rank enable all gradients.
     4. Move the trained tensors into one flat tensor, unless DeepSpeed shards them, or they are
-       all weights in bf16, of which an update takes one after another.
+       all weights and each is updated on its own.
     5. Set train mode, leave to the host what the card has no room for, and build the blocks.
 
     Nothing else may change the transformer afterwards.
@@ -237,7 +237,8 @@ def _trained(
 
 def _is_flat(plan: Plan) -> bool:
     """Whether all weights, which are trained, lie in one tensor."""
-    return plan.operation.zero_stage is None and plan.identity.precision.trained == "fp32"
+    operation, trained = plan.operation, plan.identity.precision.trained
+    return operation.zero_stage is None and not operation.release_gradients and trained == "fp32"
 
 
 def _device_of(module: nn.Module) -> str:

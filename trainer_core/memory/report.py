@@ -15,6 +15,7 @@ from trainer_core.memory.fused_model import FusedModel, is_fused
 from trainer_core.memory.fused_weights import base_bytes, fused_weights
 from trainer_core.memory.optimizer_state import optimizer_state_bytes
 from trainer_core.memory.peak import activations_at_peak
+from trainer_core.memory.released_gradients import largest_gradient_bytes
 from trainer_core.memory.trained import trained_tensors
 from trainer_core.memory.weights import (
     FP32_BYTES,
@@ -39,6 +40,7 @@ class Memory:
     """Scales of int8 weights."""
     adapter_bytes: int
     gradients_bytes: int
+    """Of all weights; where each is freed at once, the most that are in memory together."""
     optimizer_state_bytes: int
     master_weights_bytes: int
     """The fp32 weights that DeepSpeed updates, beside those of the model."""
@@ -94,6 +96,8 @@ def plan_memory(plan: Plan, parts: PartConfigs, *, largest_image_px: int) -> Mem
     weights = shares.of_weights(weights)
     adapter = 0 if identity.adapter is None else trained_bytes
     gradients = shares.of_gradients(trained_bytes if stage is None else trained * number_bytes)
+    if operation.release_gradients and identity.adapter is None:
+        gradients = largest_gradient_bytes(identity, parts.transformer)
     state = shares.of_optimizer_state(optimizer_state_bytes(identity, tensors))
     offloads = operation.zero_offload == "cpu"
     masters = shares.of_masters(trained, number_bytes, offloads=offloads)

@@ -1,5 +1,6 @@
 """The size of the gradient, and gradient clipping. Nothing here waits for the device."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -9,6 +10,8 @@ from torch import nn
 from trainer_core.config.plan import Clip
 
 _PIECE_ELEMENTS: Final = 1 << 16
+_NORM_EPS: Final = 1e-6
+"""As torch adds it to the norm that it divides by."""
 
 
 def norm_pieces(gradients: Iterable[torch.Tensor]) -> list[torch.Tensor]:
@@ -28,17 +31,45 @@ def largest_gradient(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
     return torch.nn.utils.get_total_norm(_gradients(parameters), norm_type=float("inf"))
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], clip: Clip | None) -> torch.Tensor:
-    """Clip in place: each element to ±limit (``value``), or the norm of all to limit (``norm``).
+def clip_gradients(
+    parameters: Sequence[nn.Parameter], clip: Clip | None, previous_norm: torch.Tensor
+) -> torch.Tensor:
+    """Clip in place, as ``Clip.method`` says.
 
-    Returns the Euclidean norm of all gradients before that, a scalar on their device.
+    ``previous_norm``: that of the step before; 0: there is none. Returns the Euclidean norm of all
+    gradients before that, a scalar on their device.
     """
-    norm = _norm(_gradients(parameters))
+    gradients = _gradients(parameters)
+    norm = _norm(gradients)
     if clip is not None and clip.method == "norm":
         torch.nn.utils.clip_grads_with_norm_(parameters, clip.limit, norm)
     elif clip is not None:
-        torch.nn.utils.clip_grad_value_(parameters, clip.limit)
+        for each in gradients:
+            _clip(each, clip, previous_norm)
     return norm
+
+
+def clip_one(
+    gradient: torch.Tensor, clip: Clip | None, previous_norm: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As ``clip_gradients`` for one gradient, before the others are known; not by their norm.
+
+    Returns its largest absolute element, and its norm, in fp32.
+    """
+    largest = torch.linalg.vector_norm(gradient, ord=math.inf, dtype=torch.float32)
+    norm = _norm([gradient])
+    if clip is not None:
+        assert clip.method != "norm"
+        _clip(gradient, clip, previous_norm)
+    return largest, norm
+
+
+def _clip(gradient: torch.Tensor, clip: Clip, previous_norm: torch.Tensor) -> None:
+    if clip.method == "value":
+        gradient.clamp_(min=-clip.limit, max=clip.limit)
+    else:
+        factor = (clip.limit / (previous_norm + _NORM_EPS)).clamp_(max=1.0)
+        gradient.mul_(torch.where(previous_norm > 0, factor, 1.0))
 
 
 def _norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:

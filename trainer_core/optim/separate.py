@@ -15,7 +15,7 @@ class SeparateParameters:
         """``keeps_gradients``: they are allocated once and never None, so that a CUDA graph may
         add to them. Else a backward pass allocates them, and ``clear_gradients`` frees them."""
         self.named = dict(parameters)
-        self._keeps_gradients = keeps_gradients
+        self.keeps_gradients = keeps_gradients
         self.leaves = tuple(parameters.values())
         if keeps_gradients:
             for leaf in self.leaves:
@@ -29,7 +29,7 @@ class SeparateParameters:
 
     def clear_gradients(self) -> None:
         for leaf in self.leaves:
-            if self._keeps_gradients and leaf.grad is not None:
+            if self.keeps_gradients and leaf.grad is not None:
                 leaf.grad.zero_()
             else:
                 leaf.grad = None

@@ -189,6 +189,19 @@ def weights_and_moments_are_held_in_bf16(plan: Plan, environment: Environment) -
     expect(found, {torch.bfloat16})
 
 
+@GROUP.observes("operation.release_gradients", files=Files(config=_BF16), reset=False)
+def never_are_all_gradients_in_memory(plan: Plan, environment: Environment) -> None:
+    loaded = environment.load(plan)
+    parameters, alive = list(loaded.network.trained.values()), []
+    for parameter in parameters:
+        parameter.register_hook(
+            lambda _: alive.append(sum(each.grad is not None for each in parameters))
+        )
+    (batch,) = environment.batches(plan, loaded, 1)
+    loaded.backend.launch([batch], count=1, step=1, learning_rate=RATE).read()
+    expect(max(alive) < len(parameters) // 10, True)
+
+
 _EPOCH: Final = Files(
     config={"max_train_steps": None, "num_train_epochs": 1, "train_batch_size": 2}
 )

@@ -9,7 +9,7 @@ from trainer_core.config.plan.frozen import Frozen, Many, Sparse
 AdapterInit = Literal["default", "gaussian"]
 BackendRole = Literal["train", "eval", "mask"]
 CaptionStrategy = Literal["filename", "textfile", "instanceprompt"]
-ClipMethod = Literal["value", "norm"]
+ClipMethod = Literal["value", "norm", "previous_norm"]
 Compute = Literal["bf16", "fp32"]
 CaptionSplit = Literal["comma", "space", "period"]
 CropAspect = Literal["square", "preserve", "closest", "random"]
@@ -199,7 +199,9 @@ class Clip(Frozen):
     """How gradients are clipped before the update."""
 
     method: ClipMethod
-    """``value`` clamps each element to ±limit. ``norm`` scales the global 2-norm down to limit."""
+    """``value`` clamps each element to ±limit. ``norm`` scales the global 2-norm down to limit.
+    ``previous_norm`` scales as ``norm`` would have scaled the gradient of the step before; it does
+    not clip the first step."""
     limit: float = Field(gt=0)
 
 

@@ -34,6 +34,7 @@ class Operation(Sparse):
     left_out: ClassVar = (
         "checkpoint_epoch_interval",
         "zero_offload",
+        "release_gradients",
         "sample_guidance_rescale",
         "pictures",
         "evaluation",
@@ -59,6 +60,10 @@ class Operation(Sparse):
     zero_offload: ZeroOffload = "none"
     """Where DeepSpeed keeps fp32 weights and optimizer state, and updates them: ``none`` is on the
     accelerator, ``cpu`` in the host's memory, and ``auto`` there where no stage fits without."""
+    release_gradients: bool = False
+    """Full rank without DeepSpeed: whether each weight is updated within the backward pass, and its
+    gradient freed, so that never all gradients are in memory. A step then is one micro-batch, and
+    is not clipped by ``norm``; it has the same result."""
     ema_device: Place
     """Where the mean of all weights is kept. An adapter's mean is always on the accelerator."""
     resume_from: str = "latest"

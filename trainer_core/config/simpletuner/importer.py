@@ -28,12 +28,12 @@ from trainer_core.config.simpletuner.deepspeed import (
 )
 from trainer_core.config.simpletuner.deepspeed_entries import Resolved
 from trainer_core.config.simpletuner.ema import ema_of
-from trainer_core.config.simpletuner.full_rank import trained_of
+from trainer_core.config.simpletuner.full_rank import clip_of, trained_of
 from trainer_core.config.simpletuner.mixing import check_some_backend, data_sampling_of
 from trainer_core.config.simpletuner.model import base_of
 from trainer_core.config.simpletuner.objective import caption_dropout_of, objective_of
 from trainer_core.config.simpletuner.operation import operation_of
-from trainer_core.config.simpletuner.optimizer import clip_of, optimizer_of
+from trainer_core.config.simpletuner.optimizer import optimizer_of
 from trainer_core.config.simpletuner.options import OPTIONS
 from trainer_core.config.simpletuner.placeholders import (
     Filling,

@@ -12,6 +12,7 @@ from trainer_core.config.simpletuner.clip import with_clip_model
 from trainer_core.config.simpletuner.deepspeed import uses_deepspeed, zero_offload_of, zero_stage_of
 from trainer_core.config.simpletuner.ema import ema_device_of
 from trainer_core.config.simpletuner.evaluation import evaluation_of
+from trainer_core.config.simpletuner.full_rank import release_of
 from trainer_core.config.simpletuner.model import fourth_encoder_of, is_full_rank
 from trainer_core.config.simpletuner.pictures import pictures_of
 from trainer_core.config.simpletuner.placeholders import USUAL_OUTPUT_DIR
@@ -142,6 +143,7 @@ def operation_of(
         quantize_via=quantize_via_of(config),
         zero_stage=zero_stage_of(config),
         zero_offload=zero_offload_of(config),
+        release_gradients=release_of(config),
         ema_device=ema_device_of(config),
         resume_from=_resume_from(config),
         report_to=trackers.report_to,

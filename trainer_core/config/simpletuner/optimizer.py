@@ -157,7 +157,8 @@ _CLIP_METHOD: Final[Option[ClipMethod]] = OPTIMIZER.choice(
     "grad_clip_method",
     ClipMethod,
     "value",
-    "value clamps each element, norm scales the global norm; with DeepSpeed norm by default.",
+    "value clamps each element, norm scales the global norm; with DeepSpeed norm by default. "
+    "previous_norm, Reverie's own, scales as the norm of the step before demands.",
 )
 OPTIMIZER.unlike(
     NAME,
@@ -176,8 +177,7 @@ _PRODIGY_STEPS: Final = OPTIMIZER.integer(
 )
 OPTIMIZER.handled("gradient_precision", "Gradients of adapters are fp32.")
 OPTIMIZER.handled(
-    "optimizer_release_gradients fuse_optimizer optimizer_offload_gradients "
-    "optimizer_cpu_offload_method",
+    "fuse_optimizer optimizer_offload_gradients optimizer_cpu_offload_method",
     "Updates run in place on the accelerator; DeepSpeed shards what is large.",
 )
 
@@ -219,8 +219,13 @@ def is_adamw_bf16(config: Options) -> bool:
     return config[NAME] is _OPTIMIZERS["adamw_bf16"]
 
 
-def clip_of(config: Options) -> Clip | None:
-    """None where gradients are not clipped."""
+def clips_by_norm(config: Options) -> bool:
+    """Whether clipping needs the norm of all gradients of a step."""
+    return config[_CLIP_METHOD] == "norm" and config[_CLIP_LIMIT] > 0
+
+
+def written_clip_of(config: Options) -> Clip | None:
+    """Clipping as the options say; None: none."""
     limit, method = config[_CLIP_LIMIT], config[_CLIP_METHOD]
     if uses_deepspeed(config) and not config.given(_CLIP_METHOD):
         method = "norm"
@@ -228,6 +233,9 @@ def clip_of(config: Options) -> Clip | None:
         config.differs(
             _CLIP_METHOD, "value acts; SimpleTuner's DeepSpeed clips the norm, if at all."
         )
+    elif uses_deepspeed(config) and method == "previous_norm":
+        message = "DeepSpeed has no previous_norm: set it to norm or value."
+        config.problem(_CLIP_METHOD, "conflict", message)
     if not limit:
         config.idle("with max_grad_norm 0", _CLIP_METHOD)
         return None

@@ -19,7 +19,7 @@ _SEED: Final = STEPS.integer(
 BATCH_SIZE: Final = STEPS.integer(
     "train_batch_size", 4, "Samples in a micro-batch.", at_least=1, at_most=1024
 )
-_ACCUMULATION: Final = STEPS.integer(
+ACCUMULATION: Final = STEPS.integer(
     "gradient_accumulation_steps", 1, "Micro-batches of one rank in an optimizer step.", at_least=0
 )
 _MAX_STEPS: Final[Option[int | None]] = STEPS.integer(
@@ -102,12 +102,12 @@ def length_of(config: Options) -> Length:
 
 def accumulation_of(config: Options) -> int:
     """Micro-batches of one of the planned ranks in an optimizer step."""
-    steps = config[_ACCUMULATION]
+    steps = config[ACCUMULATION]
     if steps == 0:
-        config.handled(_ACCUMULATION, "0 is taken as 1.")
+        config.handled(ACCUMULATION, "0 is taken as 1.")
     if steps > _ACCUMULATION_MAX:
         message = f"gradient_accumulation_steps is at most {_ACCUMULATION_MAX}."
-        config.problem(_ACCUMULATION, "bad_value", message)
+        config.problem(ACCUMULATION, "bad_value", message)
     accumulated, size = max(1, steps), config[WORLD_SIZE]
     if size > 1 and not is_full_rank(config):
         samples = size * accumulated * config[BATCH_SIZE]
