@@ -14,7 +14,9 @@ from benchmarks.step.weights import fill_adapter, random_base, random_model
 from trainer_core.config.plan import MatmulKind, Plan
 from trainer_core.config.plan.matmul import pick_matmul, picks_fp8
 from trainer_core.engine.batch import Batch
+from trainer_core.engine.data_parallel import DataParallel
 from trainer_core.engine.pending import Pending
+from trainer_core.engine.ranks import Ranks
 from trainer_core.engine.step import Backend, SingleProcess
 from trainer_core.hidream.network import prepare
 from trainer_core.memory.card_fit import CardRun, require_fit
@@ -28,6 +30,7 @@ class Launching:
     prepared_s = 0.0
 
     def __init__(self, backend: Backend, learning_rate: float) -> None:
+        """A step has one micro-batch of each of the backend's ranks."""
         self._backend = backend
         self._learning_rate = learning_rate
         self._steps = 0
@@ -37,7 +40,10 @@ class Launching:
         """As ``Steps.step``."""
         self._steps += 1
         launched = self._backend.launch(
-            [batch], count=1, step=self._steps, learning_rate=self._learning_rate
+            [batch],
+            count=self._backend.ranks,
+            step=self._steps,
+            learning_rate=self._learning_rate,
         )
         self.wait()
         self._last = launched
@@ -52,7 +58,8 @@ class Launching:
 class Ours:
     """A prepared network and its backend."""
 
-    def __init__(self, case: Case, setting: Setting) -> None:
+    def __init__(self, case: Case, setting: Setting, ranks: Ranks | None = None) -> None:
+        """``ranks``: those that share each step; None: this process is alone."""
         self._drawn_on = setting.device
         plan = plan_of(case, setting)
         compute = choose_compute(plan.operation.device, plan.identity.precision)
@@ -77,7 +84,11 @@ class Ours:
             transformer, plan, compute, matmul=matmul, preparation=done, card=self.card
         )
         fill_adapter(self.network.trained, drawn_on=setting.device)
-        self._backend = SingleProcess(self.network, plan)
+        self._backend = (
+            SingleProcess(self.network, plan)
+            if ranks is None
+            else DataParallel(self.network, plan, ranks)
+        )
         self._launching = Launching(self._backend, LEARNING_RATE)
         self.prepared_s = time.perf_counter() - start_s
 

@@ -163,10 +163,7 @@ def _card_plan(
 
 
 def _use_own_card(compute: Compute) -> None:
-    """Load to the card that DeepSpeed will use, and not all ranks to the first.
-
-    A rank of an adapter sees one card only: see ``process.own_card``.
-    """
+    """Load to this rank's card where it sees several: ``process.own_card`` could not tell them."""
     if compute.device.type == "cuda" and torch.cuda.device_count() > 1:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 
