@@ -146,3 +146,17 @@ def test_lion_has_the_same_state_with_and_without_deepspeed(
         check(each.target / LAST, 2, lions)
     load_alone(tiny_folder, tmp_path / "stage-2" / LAST, tmp_path / "back", "optimi-lion")
     check(tmp_path / "back" / LAST, 1, lions)
+
+
+@pytest.mark.deep
+def test_a_model_in_bf16_gets_the_loaded_weights(
+    tiny_folder: Path, tensors: dict[str, torch.Tensor], alone: Path, tmp_path: Path
+) -> None:
+    """As on a GPU: a checkpoint has the fp32 weights that DeepSpeed keeps beside them."""
+    resumes = [Resume(stage, alone, tmp_path / f"stage-{stage}") for stage in STAGES]
+    plan = plan_of(tiny_folder, 1, "none")
+
+    resume_on_ranks(tiny_folder, plan, 2, resumes, tmp_path / "on-2", is_bf16=True)
+
+    for each in resumes:
+        check(each.target / LAST, 2, tensors)

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +104,10 @@ def _free_port() -> int:
         return port
 
 
-def tiny_network(tiny: Path, plan: Plan) -> Network:
+def tiny_network(tiny: Path, plan: Plan, weights: torch.dtype = torch.float32) -> Network:
     torch.manual_seed(0)
-    transformer = load_transformer(tiny, torch.float32)
-    return prepare(transformer, plan, _CPU, matmul="no_change")
+    transformer = load_transformer(tiny, weights)
+    return prepare(transformer, plan, replace(_CPU, weights=weights), matmul="no_change")
 
 
 def _take_steps(backend: Backend, plan: Plan, steps: int) -> Taken:

@@ -37,16 +37,24 @@ class Resume(NamedTuple):
 
 
 def resume_on_ranks(
-    tiny: Path, plan: Plan, ranks: int, resumes: Sequence[Resume], folder: Path
+    tiny: Path,
+    plan: Plan,
+    ranks: int,
+    resumes: Sequence[Resume],
+    folder: Path,
+    *,
+    is_bf16: bool = False,
 ) -> None:
     """Load each checkpoint on so many ranks and write it again; ``folder`` is for their files.
 
-    The processes also check that the model has the loaded weights.
+    The processes also check that the model has the loaded weights. ``is_bf16``: it has them in
+    bf16, beside fp32 ones that DeepSpeed updates.
     """
     folder.mkdir(parents=True, exist_ok=True)
     asked = {
         "tiny": str(tiny),
         "plan": plan.model_dump(mode="json"),
+        "is_bf16": is_bf16,
         "resumes": [[each.stage, str(each.source), str(each.target)] for each in resumes],
     }
     (folder / "resumes.json").write_text(json.dumps(asked))
@@ -66,7 +74,7 @@ def write_again(backend: Backend, target: Path) -> None:
 
 def _check_model(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, checkpoint.parameters[name]), name
+        assert torch.equal(parameter, checkpoint.parameters[name].to(parameter.dtype)), name
 
 
 def main(argv: Sequence[str]) -> int:
@@ -74,12 +82,13 @@ def main(argv: Sequence[str]) -> int:
     from trainer_core.engine.zero_open import open_zero
 
     asked: Mapping[str, Any] = json.loads(Path(argv[0]).read_text())
+    weights = torch.bfloat16 if asked["is_bf16"] else torch.float32
     backend = None
     for stage, source, target in asked["resumes"]:
         plan = Plan.model_validate(
             {**asked["plan"], "operation": {**asked["plan"]["operation"], "zero_stage": stage}}
         )
-        network = tiny_network(Path(asked["tiny"]), plan)
+        network = tiny_network(Path(asked["tiny"]), plan, weights)
         backend = open_zero(network, plan, image_px=32**2)
         checkpoint = read_checkpoint(Path(source), RUN, ranks=ranks_of(backend))
         backend.load(checkpoint)
