@@ -200,6 +200,7 @@ def _facts(report: "Report", plan: "Plan") -> dict[str, object]:
         f"{report.trainable_parameters:,} parameters",
         "starts from": _start(report, identity),
         "objective": _objective(identity),
+        "full rank": _full_rank(plan),
         "optimizer": _optimizer(identity),
         "schedule": _schedule(identity),
         "clipping": f"by {identity.clip.method} at {identity.clip.limit:g}"
@@ -213,6 +214,17 @@ def _facts(report: "Report", plan: "Plan") -> dict[str, object]:
         "resume": _resume(operation),
         "plan": report.plan_digest,
     }
+
+
+def _full_rank(plan: "Plan") -> str | None:
+    """How all weights are held and updated in one process; None for other runs."""
+    operation = plan.operation
+    if plan.identity.adapter is not None or operation.zero_stage is not None:
+        return None
+    is_bf16 = plan.identity.precision.trained == "bf16"
+    held = "weights and state in bf16, rounded stochastically" if is_bf16 else "fp32 weights"
+    when = "in the backward pass" if operation.release_gradients else "after the backward pass"
+    return f"{held}; updated {when}"
 
 
 def _start(report: "Report", identity: "Identity") -> str | None:

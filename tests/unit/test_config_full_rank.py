@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.config_examples import import_small, notices_of, problems_of
+from tests.unit import memory_examples
+from tests.unit.config_examples import BASE_MODELS, import_small, notices_of, problems_of
+from trainer_core.config.simpletuner.importer import import_run
 
 FULL = {"model_type": "full", "lora_type": None, "mixed_precision": "bf16"}
 IN_BF16 = {"full_rank_weights": "bf16"}
@@ -121,3 +123,46 @@ def test_deepspeed_has_no_norm_of_the_step_before() -> None:
     config = {**FULL, "zero_stage": 2, "grad_clip_method": "previous_norm"}
 
     assert problems_of(config) == [("/config/grad_clip_method", "conflict")]
+
+
+LARGE: dict[str, Any] = {
+    "model_type": "full",
+    "lora_type": None,
+    "base_model_precision": "no_change",
+    "mixed_precision": "bf16",
+    "optimizer": "optimi-lion",
+    "gradient_accumulation_steps": 1,
+    "grad_clip_method": "value",
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "trained", "released"),
+    [
+        ({}, "bf16", True),
+        ({"full_rank_weights": "fp32"}, "fp32", False),
+        ({"optimizer": "bnb-lion8bit-paged"}, "fp32", False),
+        ({"zero_stage": 2}, "fp32", False),
+    ],
+)
+def test_weights_too_large_for_a_card_in_fp32_are_in_bf16(
+    config: dict[str, Any], trained: str, released: bool
+) -> None:
+    plan = memory_examples.plan(**LARGE | config)
+
+    assert plan.identity.precision.trained == trained
+    assert plan.operation.release_gradients == released
+
+
+def test_why_large_weights_are_in_bf16_is_told() -> None:
+    imported = import_run(
+        config={**memory_examples.CONFIG, **LARGE},
+        lycoris_config=None,
+        data_backends=[{"id": "cats", "caption_strategy": "filename"}],
+        prompt_library=None,
+        base_models=BASE_MODELS,
+        source="http",
+    )
+
+    (told,) = (n.message for n in imported.notices if n.option == "full_rank_weights")
+    assert "in fp32, weights, gradients and state take 205 GB" in told

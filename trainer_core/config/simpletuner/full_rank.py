@@ -1,7 +1,10 @@
 """Options of full rank on one GPU."""
 
+from dataclasses import replace
 from typing import Final
 
+from trainer_core.base_models.describe import BaseModel
+from trainer_core.base_models.part_sizes import transformer_size
 from trainer_core.config.plan import ROUNDING_OPTIMIZERS, Clip, Compute
 from trainer_core.config.simpletuner.deepspeed import uses_deepspeed
 from trainer_core.config.simpletuner.model import is_full_rank
@@ -17,13 +20,15 @@ from trainer_core.config.simpletuner.steps import ACCUMULATION
 from trainer_core.config.simpletuner.verdicts import Option, Table
 
 FULL_RANK: Final = Table()
+_CARD_BYTES: Final = 80_000_000_000
 _WEIGHTS: Final[Option[Compute | None]] = FULL_RANK.choice(
     "full_rank_weights",
     {"fp32": "fp32", "bf16": "bf16"},
     None,
     "Reverie's own, with model_type full on one GPU. bf16 holds the trained weights and the "
     "optimizer's state in bf16, in half the memory, and rounds them stochastically, so that small "
-    "updates add up. It is the default with adamw_bf16; fp32 is that with other optimizers.",
+    "updates add up. It is the default with adamw_bf16, and where fp32 would take more than 80 GB; "
+    "else fp32 is.",
 )
 _RELEASE: Final[Option[bool | None]] = FULL_RANK.flag(
     "optimizer_release_gradients",
@@ -33,6 +38,25 @@ _RELEASE: Final[Option[bool | None]] = FULL_RANK.flag(
     "are in bf16, a step is one batch and grad_clip_method is not norm. With norm, the gradient is "
     "scaled as the norm of the step before demands (previous_norm); the first step is not clipped.",
 )
+
+
+def with_full_rank_weights(config: Options, base: BaseModel | None) -> Options:
+    """The options, with weights in bf16 where nothing says how, and fp32 would fit no such card."""
+    if base is None or not is_full_rank(config) or _WEIGHTS.name in config.names:
+        return config
+    if is_adamw_bf16(config) or _fp32_only(config) is not None:
+        return config
+    numbers = 3 if config[NAME].name == "optimi-lion" else 4  # weight, gradient and moments
+    size_bytes = 4 * numbers * transformer_size(base.transformer_config).parameters
+    if size_bytes <= _CARD_BYTES:
+        return config
+    config.handled(
+        _WEIGHTS,
+        f"is bf16: in fp32, weights, gradients and state take {size_bytes / 1e9:.0f} GB, and a "
+        f"large GPU has {_CARD_BYTES / 1e9:.0f} GB. Set it to fp32, or zero_stage for several "
+        "GPUs, for fp32 weights.",
+    )
+    return replace(config, values={**config.values, _WEIGHTS.name: "bf16"})
 
 
 def trained_of(config: Options) -> Compute:

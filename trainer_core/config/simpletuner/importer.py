@@ -28,7 +28,11 @@ from trainer_core.config.simpletuner.deepspeed import (
 )
 from trainer_core.config.simpletuner.deepspeed_entries import Resolved
 from trainer_core.config.simpletuner.ema import ema_of
-from trainer_core.config.simpletuner.full_rank import clip_of, trained_of
+from trainer_core.config.simpletuner.full_rank import (
+    clip_of,
+    trained_of,
+    with_full_rank_weights,
+)
 from trainer_core.config.simpletuner.mixing import check_some_backend, data_sampling_of
 from trainer_core.config.simpletuner.model import base_of
 from trainer_core.config.simpletuner.objective import caption_dropout_of, objective_of
@@ -108,6 +112,7 @@ def import_run(
     options = read_options(config, OPTIONS, "/config", findings, source)
     options = with_deepspeed(options, OPTIONS)
     base = base_of(options, base_models)
+    options = with_full_rank_weights(options, base)
     adapter = adapter_of(options, lycoris_config, base)
     start_adapter = start_of(options, adapter, base, start)
     max_area_px = _PUBLISHED_MAX_AREA_PX if base is None else base.max_area_px
