@@ -74,6 +74,7 @@ class Update:
         numbers = self._means.numbers(largest)
         self.report.copy_(self.health.note(numbers, self._means.more_numbers(norm)))
         self._update()
+        norm = norm.to(self.previous_norm.dtype)
         torch.where(self.health.is_healthy, norm, self.previous_norm, out=self.previous_norm)
         if self._ema is not None:
             self._ema.update(self._numbers[0], self.health.is_healthy)

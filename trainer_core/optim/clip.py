@@ -73,9 +73,9 @@ def _clip(gradient: torch.Tensor, clip: Clip, previous_norm: torch.Tensor) -> No
 
 
 def _norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The Euclidean norm of all, in fp32."""
+    """The Euclidean norm of all; of gradients in bf16 in fp32."""
     pieces = norm_pieces(gradients)
-    if all(each.dtype is torch.float32 for each in pieces):
+    if all(each.dtype is not torch.bfloat16 for each in pieces):
         return torch.nn.utils.get_total_norm(pieces)
     norms = [torch.linalg.vector_norm(each, dtype=torch.float32) for each in pieces]
     total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
