@@ -13,7 +13,9 @@ from trainer_core.errors import Category
 
 MAX_INFRA_FAILURES: Final = 20
 
-DEATHS: Final = frozenset({"child_died", "gpu_failed", "no_progress", "stalled", "worker_lost"})
+DEATHS: Final = frozenset(
+    {"child_died", "gpu_failed", "no_progress", "rank_lost", "stalled", "worker_lost"}
+)
 """The training process or its worker died or hung; each of them may be the run's doing."""
 WORKER_FAULTS: Final = frozenset(
     {

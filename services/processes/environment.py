@@ -13,10 +13,19 @@ _NAMES: Final = frozenset(
         "PYTHONPATH", "PYTHONHASHSEED", "PYTHONFAULTHANDLER", "VIRTUAL_ENV",
         "OMP_NUM_THREADS", "MKL_NUM_THREADS", "XDG_CACHE_HOME",
         # Faults for tests; the child rejects them unless REVERIE_ENV is `test`.
-        "REVERIE_ENV", "FAULT_AT", "FAULT_ONCE",
+        "REVERIE_ENV", "FAULT_AT", "FAULT_ONCE", "FAULT_RANK",
     }
 )  # fmt: skip
-_PREFIXES: Final = ("CUDA_", "NVIDIA_", "NCCL_", "PYTORCH_", "TORCH_", "TORCHINDUCTOR_", "TRITON_")
+_PREFIXES: Final = (
+    "CUDA_",
+    "NVIDIA_",
+    "NCCL_",
+    "GLOO_",
+    "PYTORCH_",
+    "TORCH_",
+    "TORCHINDUCTOR_",
+    "TRITON_",
+)
 
 
 def environment_for_child(env: Mapping[str, str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Several ranks under a launcher: one that fails, is killed, or is asked to stop ends all."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -9,19 +10,26 @@ from typing import Any
 
 import pytest
 
-from tests.support.forking import Process
+from services.trainer.child import Child, training_command
+from services.trainer.failures import failure_of_child
+from tests.support.forked_training import child_command
+from tests.support.forking import TRAINING, Process, server_of
 from tests.support.jobs import change_entry, events_in, wait_for_event
 from tests.support.ranks import END_S, all_end, children_of, full_job, launch, two_nodes
+from tests.support.waiting import wait_until
 from trainer_core.checkpoint.folders import committed_checkpoints, read_manifest
 from trainer_core.config.plan import Plan
 from trainer_core.data.entry_files import entry_name
 from trainer_core.data.index import DataIndex
 from trainer_core.data.orders import sampler_of
+from trainer_core.process.control import ControlRequest, write_control
+from trainer_core.process.job import Job
 from trainer_core.process.ranks import log_file_of
 from trainer_core.process.stat import identify
 
 deep = pytest.mark.deep
 LONG = 500
+CHECKPOINT_POINTS = ("checkpoint.before_state", "checkpoint.in_state")
 POINTS = (
     "train.loaded",
     "train.before_launch@3",
@@ -70,7 +78,7 @@ FAILURES = {
     ("action", "point", "rank"),
     [
         few(("kill", "train.before_step@3", 1), ("memory", "train.after_backward@4", 1), each)
-        for each in product(FAILURES, POINTS, (0, 1))
+        for each in product(FAILURES, (*POINTS, *CHECKPOINT_POINTS), (0, 1))
     ],
 )
 def test_the_failure_of_any_rank_is_the_outcome_of_the_run(
@@ -232,6 +240,39 @@ def test_no_rank_survives_its_launcher_nor_its_supervisor(
         assert all_end([process.pid, *started])
         supervisor.kill()
     assert events_in(tmp_path)[-1]["event"] == "step"
+
+
+@deep
+def test_a_pause_holds_all_ranks(job: dict[str, Any], tmp_path: Path) -> None:
+    process = launch(with_output(job, tmp_path, LONG), tmp_path)
+    wait_for_event(process, tmp_path, lambda e: e["event"] == "step")
+
+    write_control(tmp_path / "control", ControlRequest.PAUSE)
+    paused = wait_for_event(process, tmp_path, lambda e: e.get("stage") == "paused")
+    process.send_signal(signal.SIGTERM)
+
+    status, log = ended(process, tmp_path)
+    assert status == 75, log
+    assert events_in(tmp_path)[-1]["step"] == paused["step"]
+    assert [read_manifest(each).step for each in checkpoints_in(tmp_path)] == [paused["step"]]
+
+
+@deep
+def test_the_failure_of_a_rank_is_that_of_the_workers_child(
+    job: dict[str, Any], tmp_path: Path
+) -> None:
+    """As a trainer of the service starts the ranks, and reads why they failed."""
+    fault = {"FAULT_AT": "train.before_step@2=memory", "FAULT_RANK": "1"}
+    env = {**os.environ, **dict(TRAINING.env), **fault}
+    command = training_command(child_command(server_of(TRAINING).address), 2)
+    child = Child(command, Job.model_validate(with_output(job, tmp_path)), tmp_path, env)
+
+    wait_until(lambda: not child.is_running, what="the end of the ranks", deadline_s=120)
+
+    failure = failure_of_child(list(child.events.new_events())[-1].data)
+    assert (failure.code, failure.category, failure.retryable) == ("out_of_memory", "user", False)
+    assert "the end of rank-00001.log:" in (tmp_path / "output.log").read_text()
+    child.kill()
 
 
 @deep
