@@ -49,7 +49,7 @@ def write_alone(tensors: dict[str, torch.Tensor], folder: Path) -> Path:
     trained = TrainedTensors(
         parameters=below("param/"),
         ema=below("ema/"),
-        optimizer_state={k: v for k, v in tensors.items() if k.startswith("optim/")},
+        optimizer_state={k: v for k, v in tensors.items() if k.startswith("optim")},
     )
     facts = CheckpointFacts(step=STEP, cursor=2 * STEP, run=RUN, scalars={})
     return write_checkpoint(folder, facts, trained).path
@@ -160,3 +160,19 @@ def test_a_model_in_bf16_gets_the_loaded_weights(
 
     for each in resumes:
         check(each.target / LAST, 2, tensors)
+
+
+@pytest.mark.deep
+def test_offloaded_state_with_one_count_of_updates_is_loaded_bit_for_bit(
+    tiny_folder: Path, tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    counted = {name: value for name, value in tensors.items() if not name.endswith("/step")}
+    counted["optim_group_tensor/step"] = torch.tensor(STEP, dtype=torch.int32)
+    source = write_alone(counted, tmp_path / "alone")
+    plan = plan_of(tiny_folder, 1, "none", "optimi-adamw", "cpu")
+    resumes = [Resume(stage, source, tmp_path / f"to-{stage}") for stage in STAGES]
+
+    resume_on_ranks(tiny_folder, plan, 2, resumes, tmp_path / "on-2")
+
+    for each in resumes:
+        check(each.target / LAST, 2, counted)

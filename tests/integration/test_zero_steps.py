@@ -110,6 +110,7 @@ def test_many_steps_equal_those_of_one_process(
         (2, 2, "value", "adamw"),
         (3, 2, "norm", "adamw"),
         (3, 4, "none", "optimi-lion"),
+        (3, 2, "value", "optimi-adamw"),
     ],
 )
 def test_steps_on_offloaded_state_equal_those_of_one_process(

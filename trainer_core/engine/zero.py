@@ -29,6 +29,7 @@ from trainer_core.faultpoints import fault_point
 from trainer_core.hidream.blocks import NoteExperts
 from trainer_core.optim.build import set_learning_rate
 from trainer_core.optim.ema import Ema
+from trainer_core.optim.state import set_count
 from trainer_core.precision.compute import Compute
 from trainer_core.process.control import StopRequestedError
 
@@ -56,6 +57,8 @@ class ZeroSharded:
         """
         self._engine = engine
         self._optimizer = optimizer
+        self._updates = 0
+        optimizer.register_step_pre_hook(lambda stepped, *_: set_count(stepped, self._updates))
         self._objective = plan.identity.objective
         self._stage = plan.operation.zero_stage
         self._compute = compute
@@ -108,6 +111,7 @@ class ZeroSharded:
         del gradients
         fault_point("train.before_step")
         set_learning_rate(self._optimizer, learning_rate)
+        self._updates = step - 1
         self._engine.step()
         if self._ema is not None:
             self._update_means(self._ema, step)

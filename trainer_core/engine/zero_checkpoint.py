@@ -17,7 +17,13 @@ from trainer_core.engine.step import check_same_names
 from trainer_core.engine.zero_shards import WeightShards
 from trainer_core.errors import CheckpointError
 from trainer_core.optim.ema import Ema
-from trainer_core.optim.state import TENSOR, complete_state
+from trainer_core.optim.state import (
+    GROUP_TENSOR,
+    TENSOR,
+    complete_state,
+    group_tensors,
+    restore_group,
+)
 
 _SCALAR: Final[tuple[int, ...]] = ()
 
@@ -44,6 +50,8 @@ def trained_tensors(
             for name in shards.named
             for field, value in counts.items()
         }
+        shared = group_tensors(optimizer)
+        state |= {f"{GROUP_TENSOR}{field}": value.clone() for field, value in shared.items()}
     return TrainedTensors(
         parameters=parameters,
         optimizer_state=state,
@@ -101,6 +109,8 @@ def load(
         else:
             tensors = [_state_of(optimizer, leaf, field) for leaf in shards.leaves]
             _read(shards, tensors, state, TENSOR, f"/{field}")
+    shared = [key for key in state if key.startswith(GROUP_TENSOR)]
+    restore_group(optimizer, {key.removeprefix(GROUP_TENSOR): state[key] for key in shared})
     for leaf in shards.leaves:
         complete_state(optimizer, optimizer.state[leaf])
     if ema is not None:
@@ -142,6 +152,8 @@ def _stored_fields(shards: WeightShards, stored: StoredTensors) -> dict[str, str
     """The fields of the optimizer state in a checkpoint, each with one of its names there."""
     fields: dict[str, str] = {}
     for key in stored:
+        if key.startswith(GROUP_TENSOR):
+            continue
         name, _, field = key.removeprefix(TENSOR).rpartition("/")
         if not key.startswith(TENSOR) or name not in shards.named:
             raise CheckpointError(f"optimizer state {key}, which is not trained here")

@@ -8,7 +8,7 @@ import torch.distributed
 from torch import nn
 from torch._C._distributed_c10d import HashStore
 
-from trainer_core.config.plan import SHARDED_OPTIMIZERS, Identity, Objective, Plan
+from trainer_core.config.plan import UNSHARDED_OPTIMIZERS, Identity, Objective, Plan
 from trainer_core.engine.batch import Batch
 from trainer_core.engine.losses import batch_losses
 from trainer_core.engine.zero import ZeroSharded
@@ -121,10 +121,10 @@ def _update_on_host(optimizer: torch.optim.Optimizer, compute: Compute) -> None:
 
 
 def _refuse_unsupported(identity: Identity) -> None:
-    if identity.optimizer.name not in SHARDED_OPTIMIZERS:
+    name = identity.optimizer.name
+    if (reason := UNSHARDED_OPTIMIZERS.get(name)) is not None:
         raise DeviceError(
-            f"{identity.optimizer.name} cannot be sharded: leave out zero_stage, or take one of "
-            f"{', '.join(SHARDED_OPTIMIZERS)}"
+            f"{name} cannot be sharded: {reason}. Leave out zero_stage, or take another optimizer"
         )
     if identity.clip is not None and identity.clip.method == "previous_norm":
         raise DeviceError("DeepSpeed has no previous_norm: set grad_clip_method to norm or value")

@@ -23,7 +23,8 @@ NUMBER: Final = "optim_number/"
 GROUP: Final = "optim_group/"
 GROUP_TENSOR: Final = "optim_group_tensor/"
 
-_GROUP_STATE: Final = ("d", "d_max", "d_numerator", "d_denom", "d_hat", "k", "step")
+_COUNT: Final = "step"
+_GROUP_STATE: Final = ("d", "d_max", "d_numerator", "d_denom", "d_hat", "k", _COUNT)
 """Fields of a parameter group that a step changes: Prodigy's estimate, optimi's count of steps.
 
 The other fields are settings from the plan and are not saved.
@@ -100,11 +101,28 @@ def load_state_tensors(
                 else each
             )
         complete_state(optimizer, state)
-    _restore_group(optimizer, group)
+    restore_group(optimizer, group)
 
 
 def _stored(tensors: Mapping[str, torch.Tensor], key: str) -> torch.Tensor | int | float:
     return tensors[key].item() if key.startswith(NUMBER) else tensors[key]
+
+
+def group_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Field → tensor that all parameters share; views."""
+    (group,) = optimizer.param_groups
+    found = {field: group.get(field) for field in _GROUP_STATE}
+    return {field: each.detach() for field, each in found.items() if isinstance(each, torch.Tensor)}
+
+
+def set_count(optimizer: torch.optim.Optimizer, updates: int) -> None:
+    """Set the count of updates so far, where it is one for all parameters.
+
+    DeepSpeed updates parts of the weights one after another, and the optimizer counts each time.
+    """
+    for group in optimizer.param_groups:
+        if isinstance(count := group.get(_COUNT), torch.Tensor):
+            count.fill_(updates)
 
 
 def complete_state(optimizer: torch.optim.Optimizer, state: MutableMapping[str, Any]) -> None:
@@ -114,9 +132,13 @@ def complete_state(optimizer: torch.optim.Optimizer, state: MutableMapping[str, 
         state.setdefault("kahan_comp", None)
 
 
-def _restore_group(
+def restore_group(
     optimizer: torch.optim.Optimizer, saved: Mapping[str, torch.Tensor | int | float]
 ) -> None:
+    """Set numbers of the one group of an optimizer that has not taken a step.
+
+    ``saved``: by their fields.
+    """
     (group,) = optimizer.param_groups
     group.update(saved)
     if _is_optimi(optimizer) and "step" in saved:

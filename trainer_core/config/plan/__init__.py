@@ -5,7 +5,7 @@ from trainer_core.config.plan.evaluation import Evaluation
 from trainer_core.config.plan.identity import (
     HOST_ASKING_OPTIMIZERS,
     ROUNDING_OPTIMIZERS,
-    SHARDED_OPTIMIZERS,
+    UNSHARDED_OPTIMIZERS,
     AdaptedModule,
     AdapterInit,
     Backend,
@@ -67,7 +67,7 @@ from trainer_core.config.plan.pictures import (
 __all__ = [
     "HOST_ASKING_OPTIMIZERS",
     "ROUNDING_OPTIMIZERS",
-    "SHARDED_OPTIMIZERS",
+    "UNSHARDED_OPTIMIZERS",
     "AdaptedModule",
     "AdapterInit",
     "Backend",

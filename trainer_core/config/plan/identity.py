@@ -1,5 +1,7 @@
 """Everything that changes the trained weights of a run."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -29,9 +31,14 @@ TextCache = Literal["no_change", "fp8"]
 TimestepDistribution = Literal["sigmoid", "uniform", "beta", "list"]
 TimestepOrder = Literal["random", "round-robin"]
 
-SHARDED_OPTIMIZERS: Final[tuple[OptimizerName, ...]] = ("optimi-lion", "adamw")
-"""Optimizers that run with DeepSpeed. Their state has one element for each element of a weight, so
-it can be sharded like the weight."""
+UNSHARDED_OPTIMIZERS: Final[Mapping[OptimizerName, str]] = MappingProxyType(
+    {
+        "bnb-lion8bit-paged": "256 elements of its 8-bit state share a scale, wherever a part ends",
+        "prodigy": "its rate depends on sums over all weights, of which a rank has a part",
+    }
+)
+"""Optimizers that do not run with DeepSpeed, and why. The others update each element of a weight by
+itself, so that weight and state can be cut anywhere."""
 ROUNDING_OPTIMIZERS: Final[tuple[OptimizerName, ...]] = ("optimi-lion", "optimi-adamw", "adamw")
 """Optimizers that train weights in bf16 in one process, and round them stochastically."""
 HOST_ASKING_OPTIMIZERS: Final[tuple[OptimizerName, ...]] = ("bnb-lion8bit-paged", "prodigy")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from trainer_core.config.plan import (
-    SHARDED_OPTIMIZERS,
+    UNSHARDED_OPTIMIZERS,
     Clip,
     ClipMethod,
     OptimizerName,
@@ -38,7 +38,7 @@ class _Optimizer:
 
     @property
     def runs_on_deepspeed(self) -> bool:
-        return self.name in SHARDED_OPTIMIZERS
+        return self.name not in UNSHARDED_OPTIMIZERS
 
 
 _ADAMW: Final = _Optimizer(
@@ -187,8 +187,9 @@ def optimizer_of(config: Options) -> OptimizerPlan:
     optimizer = config[NAME]
     if not optimizer.runs_on_deepspeed and uses_deepspeed(config):
         message = (
-            f"{optimizer.name} is not built with DeepSpeed: use {' or '.join(_ON_DEEPSPEED)}, or "
-            "one GPU without zero_stage."
+            f"{optimizer.name} cannot be sharded by DeepSpeed: "
+            f"{UNSHARDED_OPTIMIZERS[optimizer.name]}. Use {' or '.join(_ON_DEEPSPEED)}, or one "
+            "GPU without zero_stage."
         )
         config.problem(NAME, "not_implemented", message)
     if not uses_deepspeed(config):
