@@ -217,8 +217,8 @@ def with_gradients(*gradients: list[float]) -> list[nn.Parameter]:
 def test_clipping_by_value_and_by_norm() -> None:
     by_value, by_norm = (with_gradients([3.0, -0.5], [4.0]) for _ in range(2))
 
-    clip_gradients(by_value, Clip(method="value", limit=1.0))
-    clip_gradients(by_norm, Clip(method="norm", limit=1.0))
+    clip_gradients(by_value, Clip(method="value", limit=1.0), torch.zeros(()))
+    clip_gradients(by_norm, Clip(method="norm", limit=1.0), torch.zeros(()))
 
     assert [p.grad.tolist() for p in by_value if p.grad is not None] == [[1.0, -0.5], [1.0]]
     norm = torch.cat([p.grad for p in by_norm if p.grad is not None]).norm()
