@@ -16,10 +16,12 @@ from trainer_core.engine.batch import Batch
 from trainer_core.engine.step import SingleProcess
 from trainer_core.engine.step_metrics import StepMetrics
 from trainer_core.errors import CheckpointError, DeviceError, NonFiniteLossError
-from trainer_core.hidream.loading import load_transformer
+from trainer_core.hidream.base import load_base
 from trainer_core.hidream.network import prepare
+from trainer_core.hidream.plain_blocks import PlainBlocks
 from trainer_core.hidream.text import TextEmbeddings
 from trainer_core.optim import guarded
+from trainer_core.precision import base_weights
 from trainer_core.precision.compute import compute_on
 
 CPU = torch.device("cpu")
@@ -37,6 +39,7 @@ def backend_of(
     trained: str = "bf16",
     name: str = "adamw",
     released: bool = False,
+    groups_experts: bool = False,
     **identity: Any,
 ) -> SingleProcess:
     """On fresh weights, as a run makes it."""
@@ -60,8 +63,11 @@ def backend_of(
     document |= {"identity": given | identity, "operation": operation}
     changed = Plan.model_validate(document)
     compute = compute_on(CPU, changed.identity.precision, trains_base=True)
-    transformer = load_transformer(tiny_folder, compute.weights)
-    return SingleProcess(prepare(transformer, changed, compute), changed)
+    transformer = load_base(tiny_folder, changed, compute, "no_change").transformer
+    network = prepare(transformer, changed, compute)
+    assert isinstance(network.blocks, PlainBlocks)
+    blocks = replace(network.blocks, groups_experts=groups_experts)
+    return SingleProcess(replace(network, blocks=blocks), changed)
 
 
 def bf16_batch(seed: int) -> Batch:
@@ -248,3 +254,34 @@ def test_what_cannot_be_updated_in_the_backward_pass_is_refused(
 ) -> None:
     with pytest.raises(DeviceError, match=says):
         backend_of(tiny_folder, plan, released=True, **options)
+
+
+def test_experts_are_multiplied_together_where_they_lie(
+    tiny_folder: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a copy of their weights, with the same bits as with one, within the update."""
+
+    def trained() -> dict[str, torch.Tensor]:
+        backend = backend_of(tiny_folder, plan, released=True, groups_experts=True)
+        for number in (1, 2):
+            step(backend, number, bf16_batch(number))
+        return snapshot(backend.tensors())
+
+    joined, copies = base_weights.joined, []
+
+    def counted(tensors: list[torch.Tensor]) -> torch.Tensor:
+        whole = joined(tensors)
+        copies.append(whole.data_ptr() != tensors[0].data_ptr())
+        return whole
+
+    monkeypatch.setattr(base_weights, "joined", counted)
+    in_place = trained()
+    assert copies
+    assert not any(copies)
+    monkeypatch.setattr(base_weights, "joined", lambda tensors: torch.cat(list(tensors)))
+
+    assert same(in_place, trained())
+    kept = backend_of(tiny_folder, plan, groups_experts=True)
+    for number in (1, 2):
+        step(kept, number, bf16_batch(number))
+    assert same(in_place, snapshot(kept.tensors()))

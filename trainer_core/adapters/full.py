@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from trainer_core.config.plan import Plan
 from trainer_core.errors import BaseModelError
 
 
@@ -21,3 +22,15 @@ def full_rank_parameters(model: nn.Module, dtype: torch.dtype) -> dict[str, nn.P
             )
     model.requires_grad_(True)
     return parameters
+
+
+def stays_in_place(plan: Plan) -> bool:
+    """Whether the base's weights stay where they are loaded: frozen, or each updated on its own.
+
+    Else DeepSpeed shards them, or they are moved into one tensor with one gradient.
+    """
+    operation, identity = plan.operation, plan.identity
+    if identity.adapter is not None:
+        return True
+    is_separate = operation.release_gradients or identity.precision.trained == "bf16"
+    return operation.zero_stage is None and is_separate

@@ -10,6 +10,7 @@ from diffusers import HiDreamImageTransformer2DModel
 from pydantic import JsonValue
 from torch import nn
 
+from trainer_core.adapters.full import stays_in_place
 from trainer_core.config.plan import MatmulKind, Plan
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.errors import BaseModelError
@@ -62,7 +63,7 @@ def load_base(
     - Else weights are cast.
 
     Weights that are multiplied together lie together in memory, as ``linear_stacks`` says, unless
-    they are trained.
+    they are moved later, into one tensor or by DeepSpeed.
 
     Args:
         folder: the base model's folder. Its weight files may be missing if the weights are kept.
@@ -85,8 +86,7 @@ def load_base(
     if plan.identity.precision.base == "int8-quanto":
         done = _fill_quantized(model, folder, plan, compute.device)
     else:
-        is_trained = plan.identity.adapter is None
-        stacks = () if is_trained else linear_stacks(model)
+        stacks = linear_stacks(model) if stays_in_place(plan) else ()
         allocate_base(model, compute.device, stacks, on_host)
         fill_from_folder(source_targets(model), folder, compute.device)
         done = (f"moved to {compute.device.type}",)

@@ -15,7 +15,7 @@ from torch import nn
 
 from trainer_core.adapters.attach import Adapter, attach_adapter
 from trainer_core.adapters.factors import NO_ADAPTER, Trained
-from trainer_core.adapters.full import full_rank_parameters
+from trainer_core.adapters.full import full_rank_parameters, stays_in_place
 from trainer_core.config.plan import MatmulKind, Plan, Quantization
 from trainer_core.errors import BaseModelError
 from trainer_core.hidream.balance import replace_gates
@@ -166,7 +166,8 @@ def prepare(
         )
     adapter, trained = _trained(transformer, plan)
     transformer.train()
-    is_flat = adapter is not None or _is_flat(plan)
+    is_whole = plan.operation.zero_stage is None and not stays_in_place(plan)
+    is_flat = adapter is not None or is_whole
     opened = open_blocks(transformer, plan, compute, matmul, card)
     return Network(
         transformer=transformer,
@@ -233,12 +234,6 @@ def _trained(
     # The weights may be bf16, because DeepSpeed keeps fp32 copies.
     transformer.requires_grad_(True)
     return None, dict(transformer.named_parameters())
-
-
-def _is_flat(plan: Plan) -> bool:
-    """Whether all weights, which are trained, lie in one tensor."""
-    operation, trained = plan.operation, plan.identity.precision.trained
-    return operation.zero_stage is None and not operation.release_gradients and trained == "fp32"
 
 
 def _device_of(module: nn.Module) -> str:

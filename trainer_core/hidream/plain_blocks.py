@@ -34,6 +34,7 @@ from trainer_core.kernels.expert_rows_autograd import (
     gather_rows_with_gradient,
 )
 from trainer_core.kernels.grouped_mm import grouped_mm
+from trainer_core.precision.base_weights import joined_with_gradient
 
 Experts = Callable[[nn.ModuleList, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Multiplies rows with their experts: ``_grouped_experts`` or ``_separate_experts``."""
@@ -254,8 +255,10 @@ def _grouped_experts(
     """``_separate_experts`` in bf16, in two products. The experts' rows end at ``ends_E``."""
 
     def stacked(*names: str) -> torch.Tensor:
-        weights = [torch.stack([getattr(each, name).weight for each in experts]) for name in names]
-        return torch.cat(weights, dim=1).bfloat16().transpose(-2, -1)
+        weights = joined_with_gradient(
+            [getattr(each, name).weight for each in experts for name in names]
+        )
+        return weights.view(len(experts), -1, weights.shape[-1]).bfloat16().transpose(-2, -1)
 
     gate, up = grouped_mm(rows_MF.bfloat16(), stacked("w1", "w3"), ends_E).chunk(2, dim=-1)
     inner = functional.silu(gate) * up

@@ -6,7 +6,7 @@ they are held. ``allocate`` gives it memory on the device, ``fill`` reads them i
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -62,7 +62,8 @@ def allocate(
         shape = (sum(rows), *parts[0].shape[1:])
         memory = torch.empty(shape, dtype=parts[0].dtype, device=device)
         for name, part in zip(names, torch.split(memory, rows), strict=True):
-            _set_tensor(model, name, part)
+            # Autograd counts changes of views together; a weight that is trained has its own count.
+            _set_tensor(model, name, part.data)
     for name, tensor in left.items():
         _set_tensor(model, name, torch.empty_like(tensor, device=device))
 
@@ -88,6 +89,23 @@ def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         next_element += each.numel()
     rows = sum(len(each) for each in tensors)
     return first.as_strided((rows, *first.shape[1:]), first.stride())
+
+
+def joined_with_gradient(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """As ``joined``; the gradient of the whole is split among the tensors."""
+    whole: torch.Tensor = _Joined.apply(*tensors)  # type: ignore[no-untyped-call]
+    return whole
+
+
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *tensors: torch.Tensor) -> torch.Tensor:
+        ctx.rows = [len(each) for each in tensors]
+        return joined([each.detach() for each in tensors])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.split(grad, ctx.rows)
 
 
 def source_targets(model: nn.Module) -> dict[str, Target]:
