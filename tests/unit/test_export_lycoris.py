@@ -21,6 +21,7 @@ from trainer_core.export import transformer_folder
 from trainer_core.export.lycoris_layout import lycoris_config
 from trainer_core.export.origin import Origin
 from trainer_core.export.parameters_in_memory import ParametersInMemory
+from trainer_core.export.safetensors_file import FileType
 from trainer_core.export.transformer_folder import write_full_rank
 from trainer_core.export.write_adapter import write_adapter
 from trainer_core.hidream.loading import load_text_encoders, load_transformer
@@ -183,11 +184,16 @@ def test_the_written_config_does_not_take_namesakes_along(
     assert len(made_by_lycoris(tiny_folder, dict(config))) == len(chosen) == 2
 
 
-@pytest.mark.parametrize(("file_bytes", "files"), [(1 << 30, 1), (1 << 19, 4)])
+@pytest.mark.parametrize(
+    ("dtype", "file_bytes", "files"),
+    [("BF16", 1 << 30, 1), ("BF16", 1 << 19, 4), ("F32", 1 << 20, 4)],
+)
 def test_a_full_transformer_loads_in_diffusers(
     tiny_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    *,
+    dtype: FileType,
     file_bytes: int,
     files: int,
 ) -> None:
@@ -197,14 +203,15 @@ def test_a_full_transformer_loads_in_diffusers(
     folder, trained = tmp_path / "transformer", ParametersInMemory(weights)
     origin = Origin(base_model="hidream-tiny", step=7, weights="live")
 
-    write_full_rank(folder, transformer_config(tiny_folder), trained, origin)
+    write_full_rank(folder, transformer_config(tiny_folder), trained, origin, dtype)
 
     written = sorted(folder.glob("*.safetensors"))
     assert len(written) >= files
     with safe_open(written[-1], "pt") as opened:
         metadata = {"format": "pt", "base_model": "hidream-tiny", "step": "7", "weights": "live"}
         assert opened.metadata() == metadata
-    again = HiDreamImageTransformer2DModel.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    torch_dtype = torch.bfloat16 if dtype == "BF16" else torch.float32
+    again = HiDreamImageTransformer2DModel.from_pretrained(folder, torch_dtype=torch_dtype)
     assert dict(again.config)["num_layers"] == 2
     found = dict(again.named_parameters())
-    assert all(torch.equal(p.bfloat16(), found[n]) for n, p in weights.items())
+    assert all(torch.equal(p.to(torch_dtype), found[n]) for n, p in weights.items())

@@ -10,6 +10,8 @@ from trainer_core.engine.result import SAMPLE_NAME, write_run_result
 from trainer_core.engine.state import Run, TrainingState
 from trainer_core.export.card_facts import card_facts
 from trainer_core.export.origin import weights_of_result
+from trainer_core.export.safetensors_file import read_whole
+from trainer_core.export.transformer_folder import file_type_of
 from trainer_core.faultpoints import fault_point
 from trainer_core.validation.fixed_loss import FixedLoss
 from trainer_core.validation.sample import sample_for_result
@@ -35,8 +37,9 @@ def finish(run: Run, state: TrainingState, loss_after: FixedLoss) -> None:
     report_stage(run, state, "finalizing")
     parameters = run.backend.whole_parameters()
     if run.backend.rank != 0:
+        dtype = file_type_of(plan.identity.precision.model_dump())
         for name in sorted(parameters.shapes):  # with rank 0, which writes them in this order
-            parameters.read_bf16(name)
+            read_whole(parameters, name, dtype)
         return
     weights = weights_of_result(plan.identity)
     facts = card_facts(

@@ -12,7 +12,7 @@ from trainer_core.checkpoint.write import WrittenFolder, write_result
 from trainer_core.config.plan import Plan
 from trainer_core.export.origin import Origin, Weights
 from trainer_core.export.safetensors_file import Parameters
-from trainer_core.export.transformer_folder import TRANSFORMER, write_full_rank
+from trainer_core.export.transformer_folder import TRANSFORMER, file_type_of, write_full_rank
 from trainer_core.export.write_adapter import write_adapter
 
 SAMPLE_NAME: Final = "samples/0.png"
@@ -46,7 +46,8 @@ def write_run_result(
     def fill(folder: Path) -> None:
         origin = Origin(base_model=identity.base.name, step=step, weights=weights)
         if identity.adapter is None:
-            write_full_rank(folder / TRANSFORMER, transformer_config, parameters, origin)
+            dtype = file_type_of(identity.precision.model_dump())
+            write_full_rank(folder / TRANSFORMER, transformer_config, parameters, origin, dtype)
         else:
             write_adapter(folder, identity.adapter, parameters, origin)
         (folder / SAMPLE_NAME).parent.mkdir()

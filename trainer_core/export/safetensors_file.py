@@ -37,6 +37,11 @@ class Parameters(Protocol):
         """Its values, rounded to the nearest bf16, little-endian. Raises KeyError."""
 
 
+def read_whole(parameters: Parameters, name: str, dtype: FileType) -> bytes | memoryview:
+    """The values of one parameter in the type of a file. Raises KeyError."""
+    return parameters.read_bf16(name) if dtype == "BF16" else parameters.read(name, 1.0)
+
+
 def write_safetensors(
     path: Path,
     layout: Sequence[FileTensor],
@@ -62,7 +67,7 @@ def write_safetensors(
             if name in constants:
                 file.write(array.array("f", [constants[name]]).tobytes())
             elif dtype == "BF16":
-                file.write(parameters.read_bf16(by_name[name].parameter))
+                file.write(read_whole(parameters, by_name[name].parameter, dtype))
             else:
                 file.write(parameters.read(by_name[name].parameter, by_name[name].scale))
 

@@ -115,7 +115,9 @@ def export_checkpoint(
             _check_is_folder(path)
             config = _config_of(trained, base, env)
             with _read_from(checkpoint), folder_at_once(path) as draft:
-                write_full_rank(draft / TRANSFORMER, config, trained.parameters, origin)
+                write_full_rank(
+                    draft / TRANSFORMER, config, trained.parameters, origin, trained.file_type
+                )
         else:
             with _read_from(checkpoint):
                 _write_adapter(path, trained.adapter, trained, origin)

@@ -1,9 +1,10 @@
 """What a checkpoint of a local run holds: which weights, of which adapter, of which base model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from trainer_core.checkpoint.opening import OpenCheckpoint
 from trainer_core.checkpoint.state_files import NotAStateError
@@ -16,6 +17,8 @@ from trainer_core.export.parameters_in_state import (
     parameters_in_state,
     why_not_a_state,
 )
+from trainer_core.export.safetensors_file import FileType
+from trainer_core.export.transformer_folder import file_type_of
 from trainer_core.local.folder import job_beside
 from trainer_core.process.job import Job
 from trainer_core.progress import Reporter
@@ -34,6 +37,8 @@ class Trained:
     parameters: ParametersInState
     adapter: Adapter | None
     """None: full rank."""
+    file_type: FileType
+    """Of an exported transformer."""
     base_name: str | None
     """None where neither the checkpoint nor a job beside it has it."""
     base_digest: str
@@ -60,6 +65,7 @@ def trained_in(checkpoint: OpenCheckpoint, weights: Weights | None, reporter: Re
         weights=taken,
         parameters=parameters,
         adapter=_adapter(checkpoint, job),
+        file_type=_file_type(checkpoint, job),
         base_name=named,
         base_digest=manifest.base_digest,
         job=job,
@@ -89,6 +95,14 @@ def _adapter(checkpoint: OpenCheckpoint, job: Job | None) -> Adapter | None:
             f"{checkpoint.folder}: the adapter in its manifest cannot be read; it may be of a "
             "newer version"
         ) from error
+
+
+def _file_type(checkpoint: OpenCheckpoint, job: Job | None) -> FileType:
+    identity: Mapping[str, JsonValue] = checkpoint.manifest.identity or {}
+    precision = identity.get("precision")
+    if job is not None:
+        precision = job.plan.identity.precision.model_dump(mode="json")
+    return file_type_of(precision if isinstance(precision, dict) else {})
 
 
 def _parameters(
