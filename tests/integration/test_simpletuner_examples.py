@@ -45,7 +45,7 @@ OTHER_FAMILIES: Final = ("crepa_enabled", "distillation_method", "tread_config",
                          "caption_file_extensions", "prediction_type")  # fmt: skip
 NAMED_ELSEWHERE: Final = ("optimizer", "lr_scheduler", "base_model_precision",
                           "text_encoder_4_precision", "type", "caption_strategy",
-                          "train_batch_size")  # fmt: skip
+                          "train_batch_size", "caption_key")  # fmt: skip
 """Options of optimizers, precisions and data sources; a batch size of a backend's own."""
 LOCAL_BACKEND: Final = [
     {"id": "photos", "type": "local", "instance_data_dir": "photos", "caption_strategy": "filename"}

@@ -46,6 +46,8 @@ _READ_ON_IMPORT = (
     "TZ",
 )
 """Beginnings of the variables that an import reads: for other values, a fork would be too late."""
+_SET_BY_IMPORTS = ("TORCHINDUCTOR_CACHE_DIR",)
+"""Of those, the ones that importing PyTorch may set in the process of the tests."""
 _SESSION = "TESTS_FORK_SERVERS"
 """Environment variable: the folder of the session's servers."""
 _OWNER = "owner"
@@ -208,7 +210,9 @@ class ForkServer:
     def fits(self, env: Mapping[str, str]) -> bool:
         """Whether a fork can have this environment."""
         named = {name for name in {*env, *self.env} if name.startswith(_READ_ON_IMPORT)}
-        return all(env.get(name) == self.env.get(name) for name in named)
+        return all(
+            env.get(name) == self.env.get(name) for name in named.difference(_SET_BY_IMPORTS)
+        )
 
     def fork(
         self,

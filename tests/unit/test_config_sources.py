@@ -266,6 +266,7 @@ def test_masks_come_from_elsewhere_too() -> None:
         ({"id": "a", "type": "webshart"}, "source", "missing"),
         ({**TARS, "caption_strategy": "textfile"}, "caption_strategy", "conflict"),
         ({**TARS, "webshart": {"sauce": 1}}, "webshart/sauce", "unknown_option"),
+        ({**TARS, "webshart": {"caption_key": "long"}}, "webshart/caption_key", "not_implemented"),
         ({**TARS, "max_file_size": 0}, "max_file_size", "bad_value"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.forking import ForkServer, Kind
+from tests.support.forking import API, COMMANDS, SERVICES, TRAINING, ForkServer, Kind, server_of
 
 _MODULE = "tests.support.run_text"
 _KIND = Kind(("json",))
@@ -87,3 +87,11 @@ def test_the_server_outlives_whoever_is_killed_while_it_asks(
             if messages:
                 socket.send_fds(killed, messages, [nothing.fileno()] * 3)
     assert ended(server, "print('others go on')", tmp_path) == (0, "others go on\n")
+
+
+@pytest.mark.parametrize("kind", [TRAINING, SERVICES, API, COMMANDS])
+def test_processes_of_tests_are_forked(kind: Kind) -> None:
+    """Another module that sets such a variable on import would start each of them anew."""
+    import torch._inductor.runtime.runtime_utils  # noqa: F401 - sets TORCHINDUCTOR_CACHE_DIR
+
+    assert server_of(kind).fits({**os.environ, **dict(kind.env)})

@@ -26,7 +26,7 @@ def runs(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "out").mkdir()
     runs = Runs(demo_plan(base, edge_px=64), found, tmp_path / "out", photos)
     monkeypatch.setattr(Attempt, "_fill_cache", lambda *_: None)
-    monkeypatch.setattr(Attempt, "_run_training", lambda _, job: runs.train(job))
+    monkeypatch.setattr(Attempt, "_run_training", lambda _, job, *__: runs.train(job))
     return runs
 
 

@@ -48,6 +48,11 @@ _IN_BLOCK.handled(
     "optimize_captions optimise_captions",
     _NOT_KEPT,
 )
+_IN_BLOCK.not_built(
+    "caption_key",
+    "which keys of the JSON files are captions cannot be chosen: write the text under `caption`, "
+    "or put a text file beside each picture, and leave this out.",
+)
 
 
 def tar_place(
