@@ -231,7 +231,10 @@ def _check_load(backend: SingleProcess, saved: dict[str, torch.Tensor]) -> None:
     parts: dict[str, dict[str, torch.Tensor]] = {"param": {}, "ema": {}, "optim": {}}
     for key, value in saved.items():
         kind, _, name = key.partition("/")
-        parts[kind][key if kind == "optim" else name] = value
+        if kind in ("param", "ema"):
+            parts[kind][name] = value
+        else:
+            parts["optim"][key] = value
     manifest = CheckpointManifest.model_construct()
     backend.load(
         Checkpoint(
