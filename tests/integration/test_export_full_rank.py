@@ -16,7 +16,7 @@ from tests.support.parted_checkpoints import write_parted
 from trainer_core.checkpoint.folders import read_manifest
 from trainer_core.checkpoint.identity import CheckpointIdentity
 from trainer_core.checkpoint.layout import state_names
-from trainer_core.checkpoint.state_files import Part
+from trainer_core.checkpoint.state_files import Place
 from trainer_core.disk import DiskError
 from trainer_core.errors import (
     AdapterFileError,
@@ -93,12 +93,12 @@ def cut_in_two(checkpoint: Path, folder: Path) -> Path:
         matmul="auto",
     )
     tensors: list[dict[str, torch.Tensor]] = [{}, {}]
-    parts: list[dict[str, Part]] = [{}, {}]
+    parts: list[dict[str, Place]] = [{}, {}]
     for name, value in load_file(checkpoint / "state.safetensors").items():
         flat, middle = value.view(-1), value.numel() // 2
         for rank, (start, end) in enumerate(((0, middle), (middle, value.numel()))):
             tensors[rank][name] = flat[start:end]
-            parts[rank][name] = Part(start=start, shape=tuple(value.shape))
+            parts[rank][name] = Place(start=start, shape=tuple(value.shape))
     return write_parted(folder, run, tensors, parts, manifest.step)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support import ranks
 from tests.support.clip_reference import cosines, training_pictures
 from tests.support.jobs import (
     Event,
     events_in,
-    make_job,
     start_train,
     train,
     wait_for_event,
@@ -32,26 +32,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def full_job(tiny: Path, shards: Path, folder: Path, **options: Any) -> dict[str, Any]:
-    full: dict[str, Any] = {
-        "model_type": "full",
-        "lora_type": None,
-        "lycoris_config": None,
-        "base_model_precision": "no_change",
-        "mixed_precision": "no",
-        "optimizer": "adamw_bf16",
-        "grad_clip_method": "norm",
-        "max_grad_norm": 1.0,
+    own = {
         "learning_rate": 1e-4,
-        "max_train_steps": STEPS,
-        "checkpoint_step_interval": 2,
-        "lr_warmup_steps": 2,
         "gradient_accumulation_steps": 2,
-        "zero_stage": 2,
         "eval_steps_interval": 2,
         "num_eval_images": 2,
         "eval_timesteps": 3,
     }
-    return make_job(tiny, shards, folder, edge_px=64, count=2, **{**full, **options})
+    return ranks.full_job(tiny, shards, folder, **{**own, **options})
 
 
 def state_of(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 
 from trainer_core.checkpoint.identity import CheckpointIdentity
 from trainer_core.checkpoint.ranks import CheckpointRanks
-from trainer_core.checkpoint.state_files import Part
+from trainer_core.checkpoint.state_files import Place
 from trainer_core.checkpoint.write import (
     CheckpointFacts,
     TrainedTensors,
@@ -54,7 +54,7 @@ def write_parted(
     folder: Path,
     run: CheckpointIdentity,
     tensors: Sequence[Mapping[str, torch.Tensor]],
-    parts: Sequence[Mapping[str, Part]],
+    parts: Sequence[Mapping[str, Place]],
     step: int = 4,
 ) -> Path:
     """Write a checkpoint; of each rank: its tensors by name in the file, and which are parts."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from services.processes.tree import is_alive
 from tests.support.forked_training import child_command
 from tests.support.forking import TRAINING, Process, server_of, start_module
 from tests.support.jobs import make_job
@@ -92,8 +93,7 @@ def all_end(pids: Sequence[int]) -> bool:
     processes = [each for each in map(identify, pids) if each is not None]
     end_s = time.monotonic() + END_S
     while time.monotonic() < end_s:
-        stats = [(each, read_stat(each.pid)) for each in processes]
-        if not any(s and s.state != "Z" and s.start_ticks == p.start_ticks for p, s in stats):
+        if not any(map(is_alive, processes)):
             return True
-        time.sleep(0.05)
+        time.sleep(0.05)  # they are no children of this process, which could be waited for
     return False

@@ -16,7 +16,7 @@ from trainer_core.checkpoint.folders import committed_checkpoints, facts_of, sto
 from trainer_core.checkpoint.identity import CheckpointIdentity
 from trainer_core.checkpoint.layout import opened, sealed
 from trainer_core.checkpoint.read import Checkpoint, read_checkpoint
-from trainer_core.checkpoint.state_files import Part
+from trainer_core.checkpoint.state_files import Place
 from trainer_core.config.plan.frozen import digest_of
 from trainer_core.errors import CheckpointCorruptError, CheckpointError, InjectedFaultError
 
@@ -41,10 +41,10 @@ FILES = [f"state-0000{number}-of-00003.safetensors" for number in range(3)]
 
 def of_ranks(
     cuts: Mapping[str, tuple[int, ...]],
-) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, Part]]]:
+) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, Place]]]:
     """Tensors and parts of each of three ranks; what is not cut is rank 0's."""
     tensors: list[dict[str, torch.Tensor]] = [{}, {}, {}]
-    parts: list[dict[str, Part]] = [{}, {}, {}]
+    parts: list[dict[str, Place]] = [{}, {}, {}]
     for name, value in WHOLE.items():
         if name not in cuts:
             tensors[0][name] = value
@@ -53,7 +53,7 @@ def of_ranks(
             start, end = cuts[name][rank : rank + 2]
             if start < end:
                 tensors[rank][name] = value.view(-1)[start:end]
-                parts[rank][name] = Part(start=start, shape=tuple(value.shape))
+                parts[rank][name] = Place(start=start, shape=tuple(value.shape))
     return tensors, parts
 
 
@@ -146,12 +146,12 @@ def test_missing_elements_are_refused(tmp_path: Path, cut: tuple[int, ...], word
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (Part(start=5, shape=(5, 7)), f"{FILES[1]}: param/a is in {FILES[0]} already, in part"),
-        (Part(start=6, shape=(7, 5)), r"param/a is F32 \[7, 5\], and F32 \[5, 7\] in"),
-        (Part(start=7, shape=(5, 7)), "the place of param/a contradicts its tensor"),
+        (Place(start=5, shape=(5, 7)), f"{FILES[1]}: param/a is in {FILES[0]} already, in part"),
+        (Place(start=6, shape=(7, 5)), r"param/a is F32 \[7, 5\], and F32 \[5, 7\] in"),
+        (Place(start=7, shape=(5, 7)), "the place of param/a contradicts its tensor"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(tmp_path: Path, change: Part, words: str) -> None:
+def test_parts_that_do_not_fit_are_refused(tmp_path: Path, change: Place, words: str) -> None:
     cuts = {**CUTS, "param/a": (0, 6, 35, 35)}
     tensors, parts = of_ranks(cuts)
     parts[1]["param/a"] = change

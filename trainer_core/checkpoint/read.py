@@ -12,7 +12,6 @@ from trainer_core.checkpoint.ranks import ALONE, CheckpointRanks
 from trainer_core.checkpoint.state_files import NotAStateError, StateFiles, StateTensor, state_in
 from trainer_core.disk import reading
 from trainer_core.errors import BaseModelError, CheckpointCorruptError, CheckpointError
-from trainer_core.weights.entries import ITEM_BYTES
 from trainer_core.weights.headers import DTYPES, StoredTensor
 from trainer_core.weights.transfer import Read, read_tensors
 
@@ -83,20 +82,16 @@ class StoredTensors(Mapping[str, torch.Tensor]):
 
     def _reads(self, name: str, start: int, into: torch.Tensor) -> Iterator[Read]:
         """One for each file that has some of the elements."""
-        facts = self.facts(name)
-        item_bytes, end = ITEM_BYTES[facts.dtype], start + len(into)
-        for part in facts.parts:
-            first, last = max(start, part.start), min(end, part.start + part.count)
-            if first < last:
-                stored = StoredTensor(
-                    name=name,
-                    file=self._folder / part.file,
-                    dtype=into.dtype,
-                    shape=(last - first,),
-                    offset_bytes=part.offset_bytes + (first - part.start) * item_bytes,
-                    size_bytes=(last - first) * item_bytes,
-                )
-                yield Read(stored=stored, into=into[first - start : last - start])
+        for each in self.facts(name).ranges(start, len(into)):
+            stored = StoredTensor(
+                name=name,
+                file=self._folder / each.file,
+                dtype=into.dtype,
+                shape=(each.count,),
+                offset_bytes=each.offset_bytes,
+                size_bytes=each.count * into.itemsize,
+            )
+            yield Read(stored=stored, into=into[each.start : each.start + each.count])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ metadata, under ``slices``: JSON, name → ``[first element, shape of the whole 
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -34,8 +34,8 @@ class NotAStateError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """The place of a part in its tensor."""
+class Place:
+    """Of a part in its tensor."""
 
     start: int
     """First element, counted in the flat tensor."""
@@ -56,6 +56,18 @@ class StoredPart:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StoredRange:
+    """Elements in one file, of those that are asked for."""
+
+    file: str
+    start: int
+    """First element, counted from the first that is asked for."""
+    count: int
+    offset_bytes: int
+    """Where they start in the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StateTensor:
     """A tensor of a checkpoint."""
 
@@ -69,6 +81,19 @@ class StateTensor:
     def count(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    def ranges(self, start: int, count: int) -> Iterator[StoredRange]:
+        """Where ``count`` elements from ``start`` on are stored, in order."""
+        item_bytes, end = ITEM_BYTES[self.dtype], start + count
+        for part in self.parts:
+            first, last = max(start, part.start), min(end, part.start + part.count)
+            if first < last:
+                yield StoredRange(
+                    file=part.file,
+                    start=first - start,
+                    count=last - first,
+                    offset_bytes=part.offset_bytes + (first - part.start) * item_bytes,
+                )
 
 
 Read = Callable[[str, int, memoryview], None]
@@ -94,13 +119,9 @@ class StateFiles:
         """
         tensor = self.tensors[name]
         item_bytes = ITEM_BYTES[tensor.dtype]
-        end = start + len(into) // item_bytes
-        for part in tensor.parts:
-            first, last = max(start, part.start), min(end, part.start + part.count)
-            if first < last:
-                offset_bytes = part.offset_bytes + (first - part.start) * item_bytes
-                to = into[(first - start) * item_bytes : (last - start) * item_bytes]
-                self.read(part.file, offset_bytes, to)
+        for each in tensor.ranges(start, len(into) // item_bytes):
+            to = into[each.start * item_bytes : (each.start + each.count) * item_bytes]
+            self.read(each.file, each.offset_bytes, to)
 
     def read_whole(self, name: str) -> bytearray:
         """The bytes of a whole tensor; raises as ``read_elements``."""
@@ -135,7 +156,7 @@ def state_in(folder: Path, names: Sequence[str]) -> StateFiles:
 
 
 def state_header(
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]], parts: Mapping[str, Part]
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]], parts: Mapping[str, Place]
 ) -> bytes:
     """The first bytes of a state file.
 
@@ -159,7 +180,7 @@ def tensors_in(headers: Mapping[str, Header]) -> dict[str, StateTensor]:
     for file, header in headers.items():
         places = _places_of(file, header)
         for name, entry in header.entries.items():
-            part = places.get(name, Part(start=0, shape=entry.shape))
+            part = places.get(name, Place(start=0, shape=entry.shape))
             stored = StoredPart(
                 file=file,
                 start=part.start,
@@ -170,12 +191,12 @@ def tensors_in(headers: Mapping[str, Header]) -> dict[str, StateTensor]:
     return {name: _joined(name, parts) for name, parts in found.items()}
 
 
-def _places_of(file: str, header: Header) -> dict[str, Part]:
+def _places_of(file: str, header: Header) -> dict[str, Place]:
     """The places of the parts in a file."""
     try:
         noted = json.loads(header.metadata.get(_SLICES, "{}"))
         places = {
-            name: Part(start=_number(start), shape=tuple(map(_number, shape)))
+            name: Place(start=_number(start), shape=tuple(map(_number, shape)))
             for name, (start, shape) in noted.items()
         }
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -193,7 +214,7 @@ def _number(value: object) -> int:
     return value
 
 
-def _fits(entry: Entry, part: Part) -> bool:
+def _fits(entry: Entry, part: Place) -> bool:
     return (
         len(part.shape) <= _MAX_DIMENSIONS
         and len(entry.shape) == 1

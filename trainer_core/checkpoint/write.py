@@ -26,7 +26,7 @@ from trainer_core.checkpoint.layout import (
     state_names,
 )
 from trainer_core.checkpoint.ranks import ALONE, CheckpointRanks
-from trainer_core.checkpoint.state_files import Part
+from trainer_core.checkpoint.state_files import Place
 from trainer_core.checkpoint.write_state import write_state
 from trainer_core.disk import DiskError, writing
 from trainer_core.faultpoints import fault_point
@@ -67,7 +67,7 @@ class TrainedTensors:
     """By the keys of ``optim.state``."""
     ema: Mapping[str, torch.Tensor]
     """By the parameters' names; empty where the plan has no EMA."""
-    parts: Mapping[str, Part] = field(default_factory=dict)
+    parts: Mapping[str, Place] = field(default_factory=dict)
     """By the names in the file: the places of those tensors above that are parts."""
     is_sharded: bool = False
     """Whether every process writes a file; otherwise rank 0 has everything, and writes it."""

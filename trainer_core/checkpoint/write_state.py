@@ -10,7 +10,7 @@ from typing import Final
 import torch
 
 from trainer_core.checkpoint.layout import FileFacts
-from trainer_core.checkpoint.state_files import Part, state_header
+from trainer_core.checkpoint.state_files import Place, state_header
 from trainer_core.faultpoints import fault_point
 from trainer_core.weights.headers import DTYPE_NAMES
 
@@ -18,7 +18,7 @@ _CHUNK_BYTES: Final = 32 << 20
 
 
 def write_state(
-    path: Path, tensors: Mapping[str, torch.Tensor], parts: Mapping[str, Part]
+    path: Path, tensors: Mapping[str, torch.Tensor], parts: Mapping[str, Place]
 ) -> FileFacts:
     """Write a new file; when this returns, it survives a power failure.
 

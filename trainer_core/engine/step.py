@@ -26,9 +26,8 @@ from trainer_core.export.safetensors_file import Parameters
 from trainer_core.faultpoints import fault_point
 from trainer_core.hidream.blocks import NoteExperts
 from trainer_core.hidream.network import Network
-from trainer_core.optim.adamw import AdamW
 from trainer_core.optim.ema import Ema
-from trainer_core.optim.lion import Lion
+from trainer_core.optim.guarded import LeafOptimizer
 from trainer_core.optim.open import open_optimizer
 from trainer_core.optim.separate import SeparateParameters
 
@@ -163,7 +162,7 @@ class SingleProcess:
                 "weights can be updated in the backward pass only in steps of one micro-batch that "
                 "are not clipped by norm: set optimizer_release_gradients to false"
             )
-        if not isinstance(optimizer, AdamW | Lion):
+        if not isinstance(optimizer, LeafOptimizer):
             raise DeviceError(
                 f"{plan.identity.optimizer.name} updates all weights at once: set "
                 "optimizer_release_gradients to false"

@@ -7,13 +7,13 @@ finite, weights whose gradients came before it were updated already: the run has
 last checkpoint.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import torch
 
 from trainer_core.config.plan import Clip
+from trainer_core.engine.graphs import Run
 from trainer_core.engine.step_metrics import StepMeans
 from trainer_core.engine.update import Update
 from trainer_core.errors import NonFiniteLossError
@@ -21,8 +21,6 @@ from trainer_core.optim.clip import clip_one
 from trainer_core.optim.ema import Ema
 from trainer_core.optim.guarded import LeafOptimizer
 from trainer_core.optim.separate import SeparateParameters
-
-Run = Callable[[], None]
 
 
 class UpdateInBackward(Update):

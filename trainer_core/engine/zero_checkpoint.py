@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import torch
 
-from trainer_core.checkpoint import state_files
 from trainer_core.checkpoint.layout import EMA, PARAMETER
 from trainer_core.checkpoint.read import Checkpoint, StoredTensors
+from trainer_core.checkpoint.state_files import Place
 from trainer_core.checkpoint.write import TrainedTensors
 from trainer_core.engine.step import check_same_names
 from trainer_core.engine.zero_shards import WeightShards
@@ -67,7 +67,7 @@ class _OwnTensors:
     def __init__(self, shards: WeightShards, *, is_first: bool) -> None:
         self._shards = shards
         self._is_first = is_first
-        self.parts: dict[str, state_files.Part] = {}
+        self.parts: dict[str, Place] = {}
         """By name in the file."""
 
     def of(self, tensors: list[torch.Tensor], prefix: str, suffix: str) -> dict[str, torch.Tensor]:
@@ -84,7 +84,7 @@ class _OwnTensors:
                 found[name] = values.view(shape)
                 continue
             found[name] = values
-            place = state_files.Part(start=part.parameter_start, shape=tuple(shape))
+            place = Place(start=part.parameter_start, shape=tuple(shape))
             self.parts[f"{prefix}{name}{suffix}"] = place
         return found
 

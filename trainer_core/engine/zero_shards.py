@@ -13,7 +13,7 @@ from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class ShardPart:
     """Where a rank keeps its part of a parameter. Offsets and sizes are in elements."""
 
     shard: int
@@ -52,7 +52,7 @@ class WeightShards:
             if self._stage == 3
             else [each for group in optimizer.param_groups for each in group["params"]]
         )
-        self.parts: Mapping[str, Part] = dict(self._find_parts())
+        self.parts: Mapping[str, ShardPart] = dict(self._find_parts())
         """Of the parameters that this rank has a part of."""
         self.shapes: Mapping[str, torch.Size] = {
             name: getattr(parameter, "ds_shape", parameter.shape)
@@ -118,27 +118,27 @@ class WeightShards:
         torch.distributed.all_reduce(full.view(-1).view(torch.uint8))
         return full
 
-    def _own(self, part: Part) -> torch.Tensor:
+    def _own(self, part: ShardPart) -> torch.Tensor:
         values: torch.Tensor = self._leaves[part.shard].detach()
         return values.view(-1).narrow(0, part.shard_start, part.size)
 
-    def _find_parts(self) -> Iterator[tuple[str, Part]]:
+    def _find_parts(self) -> Iterator[tuple[str, ShardPart]]:
         for number, (name, parameter) in enumerate(self._named.items()):
             part = self._part(number, parameter)
             if part is not None and part.size > 0:
                 yield name, part
 
-    def _part(self, number: int, parameter: nn.Parameter) -> Part | None:
+    def _part(self, number: int, parameter: nn.Parameter) -> ShardPart | None:
         if self._stage == 0:
             return _whole_part(number, parameter)
         return self._stage_3_part(parameter) if self._stage == 3 else _flat_part(parameter)
 
-    def _stage_3_part(self, parameter: Any) -> Part:
+    def _stage_3_part(self, parameter: Any) -> ShardPart:
         """Every rank has as much of each parameter; what is missing at its end is padded."""
         sharding = self._engine.optimizer
         shard, start, size = sharding.grad_position[sharding.get_param_id(parameter)]
         before = size * torch.distributed.get_rank()
-        return Part(
+        return ShardPart(
             shard=shard,
             shard_start=start,
             parameter_start=before,
@@ -147,18 +147,18 @@ class WeightShards:
         )
 
 
-def _whole_part(number: int, parameter: nn.Parameter) -> Part:
-    return Part(
+def _whole_part(number: int, parameter: nn.Parameter) -> ShardPart:
+    return ShardPart(
         shard=number, shard_start=0, parameter_start=0, size=parameter.numel(), is_whole=True
     )
 
 
-def _flat_part(parameter: Any) -> Part | None:
+def _flat_part(parameter: Any) -> ShardPart | None:
     """Stages 1 and 2 cut the row of all parameters into equal shards, wherever that falls."""
     mapping = parameter._hp_mapping
     if mapping is None:
         return None
-    return Part(
+    return ShardPart(
         shard=mapping.param_group_index,
         shard_start=mapping.hp_fragment_address.start,
         parameter_start=mapping.lp_fragment_address.start,

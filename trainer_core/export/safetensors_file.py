@@ -10,12 +10,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from trainer_core.export.file_tensors import FileTensor
 from trainer_core.weights.entries import ITEM_BYTES, LENGTH_BYTES
-
-FLOAT_BYTES: Final = 4
 
 FileType = Literal["F32", "BF16"]
 
@@ -67,7 +65,7 @@ def write_safetensors(
             if name in constants:
                 file.write(array.array("f", [constants[name]]).tobytes())
             elif dtype == "BF16":
-                file.write(read_whole(parameters, by_name[name].parameter, dtype))
+                file.write(parameters.read_bf16(by_name[name].parameter))
             else:
                 file.write(parameters.read(by_name[name].parameter, by_name[name].scale))
 

@@ -8,7 +8,8 @@ figure 1; and the buffers of DeepSpeed 0.19.
 from dataclasses import dataclass
 from typing import Final
 
-_FP32_BYTES: Final = 4
+from trainer_core.memory.weights import FP32_BYTES
+
 BUCKET_ELEMENTS: Final = 500_000_000
 """Gradients are reduced in buckets of so many: DeepSpeed's own default."""
 _LIVE_ELEMENTS: Final = 1_000_000_000
@@ -39,10 +40,10 @@ class ZeroShares:
             number_bytes: of one of the model's weights.
             offloads: whether they are on the CPU.
         """
-        has_own = self.stage in (0, 3) and number_bytes == _FP32_BYTES and not offloads
+        has_own = self.stage in (0, 3) and number_bytes == FP32_BYTES and not offloads
         if self.stage is None or has_own:
             return 0
-        return self._share(elements * _FP32_BYTES, from_stage=1)
+        return self._share(elements * FP32_BYTES, from_stage=1)
 
     def of_buffers(self, elements: int, number_bytes: int) -> int:
         """What gradients are reduced in, and under stage 3 the weights that are gathered."""
@@ -58,11 +59,11 @@ class ZeroShares:
         updated = self._share(elements, from_stage=1)
         if self.stage == 3:
             updated = min(updated, _LIVE_ELEMENTS)
-        return updated * (_FP32_BYTES + (number_bytes if number_bytes < _FP32_BYTES else 0))
+        return updated * (FP32_BYTES + (number_bytes if number_bytes < FP32_BYTES else 0))
 
     def of_host(self, elements: int, number_bytes: int) -> int:
         """Gradients in fp32, and a copy of updated weights, beside what is offloaded."""
-        return self._share(elements * (_FP32_BYTES + number_bytes), from_stage=1)
+        return self._share(elements * (FP32_BYTES + number_bytes), from_stage=1)
 
     def _share(self, size: int, *, from_stage: int) -> int:
         is_partitioned = self.stage is not None and self.stage >= from_stage

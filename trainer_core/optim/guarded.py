@@ -6,7 +6,7 @@ device, and so is the flag that says whether the step was healthy. Nothing is re
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import torch
 
@@ -50,6 +50,7 @@ class GuardedOptimizer(Protocol):
         """Restore what ``state`` returned. Raises CheckpointError where it does not fit."""
 
 
+@runtime_checkable
 class LeafOptimizer(GuardedOptimizer, Protocol):
     """Can also update one leaf after another: ``update`` is ``begin``, all leaves, and ``end``."""
 

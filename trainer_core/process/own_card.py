@@ -5,7 +5,7 @@ from typing import Final
 
 from trainer_core.config.plan import Operation
 from trainer_core.errors import GpuMissingError
-from trainer_core.process.rank_count import visible_gpus
+from trainer_core.process.rank_count import shown_gpus, visible_gpus
 
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 _LOCAL_RANK: Final = "LOCAL_RANK"
@@ -22,11 +22,9 @@ def see_own_card(operation: Operation, env: MutableMapping[str, str]) -> None:
     """
     if operation.device == "cpu" or int(env.get("LOCAL_WORLD_SIZE", "1")) == 1:
         return
-    number, shown = int(env[_LOCAL_RANK]), env.get(_VISIBLE)
-    if shown is None:
+    number, cards = int(env[_LOCAL_RANK]), shown_gpus(env)
+    if cards is None:
         cards = [str(card) for card in range(visible_gpus(env))]
-    else:
-        cards = [each.strip() for each in shown.split(",") if each.strip() not in ("", "-1")]
     if not cards:  # on a CPU, or where device files do not tell
         return
     if number >= len(cards):

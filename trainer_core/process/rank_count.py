@@ -8,6 +8,7 @@ from trainer_core.config.plan import Identity
 from trainer_core.errors import DeviceError
 
 _DEVICES: Final = Path("/dev")
+_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 
 
 def visible_gpus(env: Mapping[str, str], devices: Path = _DEVICES) -> int:
@@ -18,10 +19,16 @@ def visible_gpus(env: Mapping[str, str], devices: Path = _DEVICES) -> int:
         devices: the folder of device files. ``nvidia0`` is that of a GPU, ``nvidiactl`` is not.
     """
     found = len([path for path in devices.glob("nvidia*") if path.name[6:].isdecimal()])
-    shown = env.get("CUDA_VISIBLE_DEVICES")
-    if shown is None:
-        return found
-    return min(found, len([name for name in shown.split(",") if name.strip() not in ("", "-1")]))
+    shown = shown_gpus(env)
+    return found if shown is None else min(found, len(shown))
+
+
+def shown_gpus(env: Mapping[str, str]) -> list[str] | None:
+    """The GPUs that ``CUDA_VISIBLE_DEVICES`` names; None where it is not set."""
+    names = env.get(_VISIBLE)
+    if names is None:
+        return None
+    return [name.strip() for name in names.split(",") if name.strip() not in ("", "-1")]
 
 
 def most_ranks(identity: Identity, places: int) -> int:

@@ -106,7 +106,9 @@ def _is_released(config: Options) -> bool:
     wanted = config[_RELEASE]
     if not is_full_rank(config) or uses_deepspeed(config) or _keeps_gradients(config) is not None:
         return False
-    return not clips_by_norm(config) and _trained(config) == "bf16" if wanted is None else wanted
+    if wanted is None:
+        return _trained(config) == "bf16" and not clips_by_norm(config)
+    return wanted
 
 
 def _keeps_gradients(config: Options) -> str | None:
